@@ -1,0 +1,183 @@
+"""The tape: what was computed from what, walked backwards for gradients.
+
+A node holds the values of one call, not the tensors: no node refers to a tensor, so there is
+no cycle, and a graph is freed with the last tensor that it ends in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ..op import Op, grad_of
+from ..ops import elementwise as e
+
+
+class Node:
+    """One recorded call, or (op is None) a leaf whose gradient is asked for."""
+
+    __slots__ = ("grad", "op", "parents", "static", "xs", "y")
+
+    def __init__(self, op, static, xs, y, parents):
+        self.op, self.static, self.xs, self.y = op, static, xs, y
+        self.parents = parents
+        self.grad = None
+
+    def free(self) -> None:
+        """Forget the values; walking through here again is an error."""
+        self.xs = self.y = None
+
+
+class Part:
+    """One of the results of a call that has several."""
+
+    __slots__ = ("index", "parents")
+    op = "part"
+
+    def __init__(self, node: Node, index: int):
+        self.parents, self.index = (node,), index
+
+
+class _Mode(threading.local):
+    enabled = True
+    depth = 0  # nested calls of grad: the inner ones are differentiated
+
+
+mode = _Mode()
+
+
+class no_grad:
+    """Inside, nothing is recorded: `with no_grad():`, or `@no_grad()` on a function."""
+
+    enabled = False
+
+    def __enter__(self) -> None:
+        self.before = mode.enabled
+        mode.enabled = self.enabled
+
+    def __exit__(self, *exc: object) -> None:
+        mode.enabled = self.before
+
+    def __call__(self, function):
+        import functools
+
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with type(self)():
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class enable_grad(no_grad):
+    """Inside, calls are recorded again."""
+
+    enabled = True
+
+
+def is_grad_enabled() -> bool:
+    """Whether calls are recorded in this thread."""
+    return mode.enabled
+
+
+def newest_first(ends: Sequence[Any]) -> list[Any]:
+    """The nodes that `ends` came from, each before its parents. No recursion: a chain may
+    have any length."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(n, False) for n in reversed(ends)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        stack.append((node, True))
+        for p in node.parents:
+            if p is not None and id(p) not in seen:
+                stack.append((p, False))
+    order.reverse()
+    return order
+
+
+def backward(ends: Sequence[Any], seeds: Sequence[Any], wanted: set[int] | None, wrap):
+    """Gradients by the id of each node. `wanted` limits the walk to what leads to these
+    nodes (None: to leaves). `wrap(value, node)` gives what rules are called with: the bare
+    value, or a tensor whose operations are recorded."""
+    grads: dict[int, Any] = {}
+    for end, seed in zip(ends, seeds, strict=True):
+        _accumulate(grads, end, seed)
+    order = newest_first(ends)
+    useful = _leading_to(order, wanted)
+    for node in order:
+        if id(node) not in grads or node.op is None:
+            continue
+        if wanted is not None and id(node) in wanted and not _beyond(node, useful):
+            continue
+        keep = wanted is not None and id(node) in wanted
+        g = grads[id(node)] if keep else grads.pop(id(node))
+        if node.op == "part":
+            _to_whole(grads, node, g)
+        else:
+            _through(grads, node, g, useful, wrap)
+    return grads, order
+
+
+def _leading_to(order: Sequence[Any], wanted: set[int] | None) -> set[int] | None:
+    """The nodes from which a wanted one is reached (None: all of them are useful)."""
+    if wanted is None:
+        return None
+    useful = set(wanted)
+    for node in reversed(order):
+        if any(p is not None and id(p) in useful for p in node.parents):
+            useful.add(id(node))
+    return useful
+
+
+def _beyond(node: Any, useful: set[int] | None) -> bool:
+    return useful is None or any(p is not None and id(p) in useful for p in node.parents)
+
+
+def _accumulate(grads: dict[int, Any], node: Any, g: Any) -> None:
+    known = grads.get(id(node))
+    grads[id(node)] = g if known is None else e.add(known, g)
+
+
+def _to_whole(grads: dict[int, Any], part: Part, g: Any) -> None:
+    whole = part.parents[0]
+    parts = grads.setdefault(id(whole), [None] * len(whole.y))
+    known = parts[part.index]
+    parts[part.index] = g if known is None else e.add(known, g)
+
+
+def _through(grads, node: Node, g: Any, useful: set[int] | None, wrap) -> None:
+    if node.xs is None:
+        raise RuntimeError(
+            f"backward: the graph through {node.op.name} was freed by an earlier backward; "
+            "call that one with retain_graph=True"
+        )
+    xs = [wrap(x, p) for x, p in zip(node.xs, node.parents, strict=True)]
+    y = node.y
+    if isinstance(y, tuple):
+        ys = [wrap(v, None) for v in y]
+        g = [e.zeros_like(v) if d is None else d for v, d in zip(ys, g, strict=True)]
+        y = tuple(ys)
+    else:
+        y = wrap(y, node)
+    for i, parent in enumerate(node.parents):
+        if parent is None or (useful is not None and id(parent) not in useful):
+            continue
+        rule = _rule(node.op, i)
+        if rule is None:
+            continue
+        d = rule(g, y, *xs, **node.static)
+        if d is not None:
+            _accumulate(grads, parent, d)
+
+
+def _rule(op: Op, i: int):
+    rules = op.grad
+    return rules[i] if type(rules) in (list, tuple) else grad_of(op, i)

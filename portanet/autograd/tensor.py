@@ -1,0 +1,489 @@
+"""Tensor: a value, and the node that says where it came from.
+
+A tensor is a handle. Its value is never changed, only exchanged, by `assign`, `x[...] = v`
+and the in-place operators; what was computed from the old value keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import arrays, devices
+from ..arrays import Array
+from ..devices import Device
+from ..dtypes import Dtype, as_dtype, float32, from_numpy
+from ..op import Op
+from ..ops import elementwise as e
+from ..ops import index, linear, reduce, shape
+from . import tape
+from .tape import Node, Part, mode
+
+_new = object.__new__
+
+
+class Tensor:
+    """An array on a device that records what it goes through.
+
+    Make one with `tensor`, `zeros`, `rand` and the like. `requires_grad` asks for gradients
+    with respect to it: `y.backward()` adds them to `.grad`.
+    """
+
+    __slots__ = ("__weakref__", "node", "value")
+    __array_ufunc__ = None  # NumPy leaves the operators to us
+    __array_priority__ = 1000
+    level = 2
+
+    def __init__(self, value: Any, node: Any = None):
+        self.value, self.node = value, node
+
+    # What it is ---------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def dtype(self) -> Dtype:
+        return self.value.dtype
+
+    @property
+    def device(self) -> Device:
+        return self.value.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.value.shape)
+
+    @property
+    def size(self) -> int:
+        return self.value.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, as NumPy counts them."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> Tensor:
+        """A matrix transposed."""
+        if self.ndim != 2:
+            raise ValueError(f"T: 2 axes are needed, got shape {self.shape}; use .mT")
+        return shape.matrix_transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return shape.matrix_transpose(self)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len: a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __array_namespace__(self, *, api_version: str | None = None):
+        import portanet
+
+        return portanet
+
+    # Gradients ------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if wanted and not self.dtype.is_float:
+            raise TypeError(
+                f"requires_grad: only floats have gradients, not {self.dtype.name}"
+            )
+        if wanted and self.node is None:
+            self.node = Node(None, None, None, None, ())
+        elif not wanted and self.node is not None:
+            if self.node.op is not None:
+                raise RuntimeError(
+                    "requires_grad: the tensor is a result; use detach() for its value"
+                )
+            self.node = None
+
+    def requires_grad_(self, wanted: bool = True) -> Tensor:
+        """Set requires_grad, and return the tensor."""
+        self.requires_grad = wanted
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was made by the user and not by an operator that was recorded."""
+        return self.node is None or self.node.op is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What `backward` has added up, or None."""
+        return self.node.grad if self.node is not None and self.is_leaf else None
+
+    @grad.setter
+    def grad(self, g: Tensor | None) -> None:
+        if g is not None and (g.shape != self.shape or g.dtype is not self.dtype):
+            raise ValueError(
+                f"grad: {g.shape} {g.dtype.name} is not the gradient of "
+                f"{self.shape} {self.dtype.name}"
+            )
+        if self.node is None:
+            if g is not None:
+                raise RuntimeError("grad: the tensor does not require a gradient")
+            return
+        self.node.grad = g
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        *,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add d(self)/d(leaf) to the `.grad` of every leaf that self came from.
+
+        gradient: the gradient of self, 1 for a scalar. The graph is freed, unless
+        retain_graph. create_graph records the backward pass, for gradients of gradients.
+
+        >>> x = pn.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([2., 4.])
+        """
+        from .functions import run_backward
+
+        run_backward(self, gradient, retain_graph or create_graph, create_graph)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        if self.node is not None and self.is_leaf:
+            self.node.grad = None
+
+    def detach(self) -> Tensor:
+        """The same value, without its history."""
+        return Tensor(self.value)
+
+    # Calls -----------------------------------------------------------------------------------
+
+    def constant(self, value: Any, dtype: Dtype) -> Tensor:
+        """A 0-d tensor where this one is."""
+        return Tensor(self.value.constant(value, dtype))
+
+    def from_numpy(self, values: np.ndarray, dtype: Dtype) -> Tensor:
+        """A tensor with these values where this one is."""
+        return Tensor(self.value.from_numpy(values, dtype))
+
+    def _apply(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        xs, nodes, recorded = [], [], False
+        for a in args:
+            if type(a) is Tensor or isinstance(a, Tensor):
+                xs.append(a.value)
+                nodes.append(a.node)
+                if a.node is not None:
+                    recorded = True
+            else:
+                xs.append(a)
+                nodes.append(None)
+        if not recorded or not mode.enabled:
+            y = xs[0]._apply(op, xs, static) if len(xs) == 1 else op(*xs, **static)
+            return tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+        if op.grad is None:
+            if op.fallback is not None:
+                return op.fallback(*args, **static)
+            y = op(*xs, **static)
+            return tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+        y = op(*xs, **static)
+        node = Node(op, static, xs, y, nodes)
+        if type(y) is tuple:
+            return tuple(Tensor(v, Part(node, i)) for i, v in enumerate(y))
+        return Tensor(y, node)
+
+    # Assignment -------------------------------------------------------------------------------
+
+    def assign(self, value: Any) -> Tensor:
+        """Take the value of another tensor of the same shape, dtype and device."""
+        value = value.value if isinstance(value, Tensor) else value
+        mine = self.value
+        for what in ("shape", "dtype", "device"):
+            old, new = getattr(mine, what), getattr(value, what)
+            if old != new:
+                raise ValueError(f"assign: the {what} is {old}, the new value's is {new}")
+        self.value = value
+        return self
+
+    def _become(self, made: Tensor, name: str) -> Tensor:
+        """Exchange value and history for those of a result: an in-place operation."""
+        if self.node is not None and mode.enabled and self.is_leaf:
+            raise RuntimeError(
+                f"{name}: a tensor that requires a gradient can't be changed in place "
+                "while it is recorded; do it inside no_grad()"
+            )
+        if made.shape != self.shape:
+            raise ValueError(
+                f"{name}: the result is {made.shape}, which {self.shape} can't hold"
+            )
+        self.value = e.astype(made, self.dtype).value
+        if mode.enabled:
+            self.node = made.node
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(value, Tensor) and np.ndim(value):
+            made = np.asarray(value)
+            value = self.from_numpy(made, from_numpy(made.dtype) or float32)
+        self._become(index.setitem(self, key, value), "assignment")
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return index.getitem(self, key)
+
+    def __iter__(self):
+        if not self.shape:
+            raise TypeError("iter: a 0-d tensor can't be iterated")
+        return (self[i] for i in range(self.shape[0]))
+
+    # To elsewhere -------------------------------------------------------------------------------
+
+    def to(self, *where: Any) -> Tensor:
+        """On another device, or as another dtype, or both: `x.to("wgpu")`, `x.to(pn.float16)`.
+
+        A copy to another device is recorded: its gradient comes back.
+        """
+        x = self
+        for w in where:
+            if isinstance(w, Dtype):
+                x = e.astype(x, w)
+            elif isinstance(w, Device) or (isinstance(w, str) and not _is_dtype(w)):
+                x = _move(x, devices.get(w))
+            else:
+                x = e.astype(x, as_dtype(w))
+        return x
+
+    def cpu(self) -> Tensor:
+        """On the cpu."""
+        return self.to("cpu")
+
+    def numpy(self) -> np.ndarray:
+        """A NumPy copy. Waits for the device; the history does not come along."""
+        return self.value.numpy()
+
+    def item(self) -> Any:
+        """The one element, as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements")
+        return self.numpy().reshape(()).item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("__array__: a tensor gives NumPy a copy; copy=False can't be")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
+    def __dlpack__(self, **options: Any):
+        return self._host("__dlpack__").__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._host("__dlpack_device__").__dlpack_device__()
+
+    def _host(self, name: str) -> np.ndarray:
+        if self.device.type != "cpu":
+            raise BufferError(f"{name}: the tensor is on {self.device}; use .to('cpu') first")
+        return self.numpy()
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"bool: a tensor of shape {self.shape} is neither true nor false; "
+                "use .any() or .all()"
+            )
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if not self.dtype.is_integer or self.ndim:
+            raise TypeError("index: only a 0-d integer tensor is an index")
+        return int(self.item())
+
+    def __repr__(self) -> str:
+        from .printing import text
+
+        return text(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __reduce__(self):
+        return (_rebuild, (self.numpy(), self.dtype.name, str(self.device)))
+
+    def __copy__(self) -> Tensor:
+        return Tensor(self.value, self.node)
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        return Tensor(self.value).requires_grad_(self.requires_grad and self.is_leaf)
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        as_dtype(name)
+    except TypeError:
+        return False
+    return True
+
+
+def _rebuild(values: np.ndarray, dtype: str, device: str) -> Tensor:
+    return Tensor(arrays.from_numpy(values, as_dtype(dtype), devices.get(device)))
+
+
+class _Transfer:
+    """The operator of a copy between devices; its gradient is copied back."""
+
+    name = "to"
+    grad = (lambda g, y, x, *, device: _move_any(g, x.device),)
+    fallback = None
+
+
+def _move_any(x: Any, device: Device) -> Any:
+    return _move(x, device) if isinstance(x, Tensor) else x.to(device)
+
+
+def _move(x: Tensor, device: Device) -> Tensor:
+    if device is x.device:
+        return x
+    value = x.value.to(device)
+    if x.node is None or not mode.enabled:
+        return Tensor(value)
+    return Tensor(value, Node(_Transfer, {"device": device}, [x.value], value, [x.node]))
+
+
+# Operators ---------------------------------------------------------------------------------
+
+
+def _operator(op: Op):
+    def forward(self, other):
+        return op(self, other)
+
+    def reflected(self, other):
+        return op(other, self)
+
+    def in_place(self, other):
+        return self._become(op(self, other), op.name)
+
+    return forward, reflected, in_place
+
+
+_BINARY = {
+    "add": e.add, "sub": e.subtract, "mul": e.multiply, "truediv": e.divide,
+    "floordiv": e.floor_divide, "mod": e.remainder, "pow": e.pow, "and": e.bitwise_and,
+    "or": e.bitwise_or, "xor": e.bitwise_xor, "lshift": e.bitwise_left_shift,
+    "rshift": e.bitwise_right_shift,
+}  # fmt: skip
+
+for _name, _op in _BINARY.items():
+    _forward, _reflected, _in_place = _operator(_op)
+    setattr(Tensor, f"__{_name}__", _forward)
+    setattr(Tensor, f"__r{_name}__", _reflected)
+    setattr(Tensor, f"__i{_name}__", _in_place)
+
+
+def _integer_power(self, other):
+    """x ** 2 and the like as products, whose gradient is right at 0 and below."""
+    if type(other) is int and other == 2:
+        return e.square(self)
+    return e.pow(self, other)
+
+
+Tensor.__pow__ = _integer_power
+Tensor.__matmul__ = lambda self, other: linear.matmul(self, other)
+Tensor.__rmatmul__ = lambda self, other: linear.matmul(other, self)
+Tensor.__neg__ = lambda self: e.negative(self)
+Tensor.__pos__ = lambda self: self
+Tensor.__abs__ = lambda self: e.abs(self)
+Tensor.__invert__ = lambda self: e.bitwise_invert(self)
+
+_COMPARE = {
+    "eq": e.equal, "ne": e.not_equal, "lt": e.less, "le": e.less_equal,
+    "gt": e.greater, "ge": e.greater_equal,
+}  # fmt: skip
+
+
+def _comparison(op: Op, when_strange: Any):
+    def compare(self, other):
+        if other is None or isinstance(other, str):
+            return when_strange
+        return op(self, other)
+
+    return compare
+
+
+for _name, _op in _COMPARE.items():
+    _strange = {"eq": False, "ne": True}.get(_name, NotImplemented)
+    setattr(Tensor, f"__{_name}__", _comparison(_op, _strange))
+Tensor.__hash__ = object.__hash__
+
+# The functions that are methods too, under the same names.
+_METHODS = {
+    e: "abs sqrt rsqrt square exp expm1 log log1p log2 sin cos tan tanh sigmoid erf floor "
+    "ceil round trunc sign relu clip astype isnan isinf isfinite reciprocal maximum minimum",
+    reduce: "sum mean prod max min any all argmax argmin var std logsumexp norm "
+    "cumulative_sum cumulative_prod",
+    shape: "broadcast_to swapaxes moveaxis squeeze flatten split chunk flip roll tile repeat",
+    linear: "matmul",
+    index: "take take_along_axis index_add scatter_add nonzero",
+}
+
+
+def _keyword_axis(function):
+    """x.sum(0) and x.sum((0, 1)) as well as x.sum(axis=0)."""
+    import functools
+
+    @functools.wraps(function)
+    def method(self, axis=None, **options):
+        return function(self, axis=axis, **options)
+
+    return method
+
+
+for _module, _names in _METHODS.items():
+    for _name in _names.split():
+        _function = getattr(_module, _name)
+        if _module is reduce:
+            _function = _keyword_axis(_function)
+        elif isinstance(_function, Op):
+            _function = (lambda op: lambda self, *others: op(self, *others))(_function)
+        setattr(Tensor, _name, _function)
+
+
+def _sizes(args: tuple) -> Any:
+    return args[0] if len(args) == 1 and isinstance(args[0], tuple | list) else args
+
+
+Tensor.reshape = lambda self, *sizes: shape.reshape(self, _sizes(sizes))
+Tensor.permute = lambda self, *axes: shape.permute_dims(self, _sizes(axes))
+Tensor.transpose = lambda self, a, b: shape.swapaxes(self, a, b)
+Tensor.unsqueeze = lambda self, axis: shape.expand_dims(self, axis=axis)
+Tensor.expand = lambda self, *sizes: shape.broadcast_to(self, _expanded(self, _sizes(sizes)))
+
+
+def _expanded(x: Tensor, sizes: Sequence[int]) -> tuple[int, ...]:
+    lead = len(sizes) - x.ndim
+    return tuple(x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes))
+
+
+def as_value(x: Any) -> Array:
+    """The array inside a tensor."""
+    return x.value

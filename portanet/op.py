@@ -1,0 +1,138 @@
+"""An operator: what it computes, its gradient, and how to test it. Backends hold the how."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .dtypes import Dtype, promote, scalar_dtype
+
+OPS: dict[str, Op] = {}
+
+
+class Spec(NamedTuple):
+    """What is known of a value before it is computed."""
+
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+
+class Case(NamedTuple):
+    """One input of an operator's tests: NumPy arrays, the static arguments, the dtypes.
+
+    Floating arrays are tried in each of `dtypes` that the device has.
+    """
+
+    args: Sequence[Any]
+    static: dict[str, Any] = {}
+    dtypes: Sequence[str] = ("float32",)
+
+
+class Bad(NamedTuple):
+    """One call that must be refused: shapes and dtypes of the arguments, and the message."""
+
+    specs: Sequence[tuple[tuple[int, ...], str]]
+    static: dict[str, Any]
+    error: type[Exception]
+    message: str
+
+
+@dataclass(eq=False)
+class Op:
+    """One operator. Arrays are positional, everything static is a hashable keyword.
+
+    rule(*specs, **static) -> Spec or a tuple of them. Raises before any work.
+    grad: one function an input, `(g, y, *xs, **static) -> gradient of that input`, or None
+        where it is not differentiable; or one function `(i, g, y, *xs, **static)` for all.
+    reference(*ndarrays, **static): float64 NumPy, the definition of correct.
+    cases(rng) -> list of Case, which every backend must pass; `bad`: what must be refused.
+    How it is computed, one of:
+        formula(*scalars, **static): elementwise; see scalars.py.
+        lower(emit, *handles, **static): kernels and views; see arrays.Emitter.
+        fallback(*xs, **static): the same in other operators. With a `lower` beside it, it is
+            the path of a backend without `kernel`, the gradient, and the kernel's oracle.
+    casts(*dtypes, **static) -> the compute type of each input of a formula.
+    ulps: the bound of the error against the reference, in ulps of the result's magnitude.
+    """
+
+    name: str
+    rule: Callable[..., Any]
+    grad: Sequence[Callable | None] | Callable | None = None
+    reference: Callable | None = None
+    cases: Callable[[Any], list[Case]] | None = None
+    formula: Callable | None = None
+    lower: Callable | None = None
+    fallback: Callable | None = None
+    casts: Callable[..., Sequence[Dtype]] | None = None
+    kernel: str | None = None
+    bad: Sequence[Bad] = ()
+    ulps: float = 4.0
+    doc: str = ""
+    listed: bool = True  # False: a part of another operator, tested through it
+
+    def __post_init__(self):
+        if self.listed:
+            if self.name in OPS:
+                raise ValueError(f"operator {self.name!r} is already defined")
+            OPS[self.name] = self
+        self.__doc__ = self.doc
+        self.__name__ = self.name
+
+    def __repr__(self) -> str:
+        return f"<operator {self.name}>"
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        """Hand the call to the most derived argument: Tensor records, Array runs."""
+        first = args[0]
+        kind = type(first)
+        for a in args:
+            if type(a) is not kind:
+                return self._mixed(args, static)
+        try:
+            hand = first._apply
+        except AttributeError:
+            return self._mixed(args, static)
+        return hand(self, args, static)
+
+    def _mixed(self, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        """A call whose arguments are numbers and values of different levels."""
+        values = [a for a in args if hasattr(a, "level")]
+        if not values:
+            kinds = ", ".join(type(a).__name__ for a in args)
+            raise TypeError(f"{self.name}: a tensor is expected, not {kinds}")
+        top = max(values, key=lambda a: a.level)
+        dtype = values[0].dtype
+        for v in values[1:]:
+            dtype = promote(dtype, v.dtype)
+        lifted = [
+            a if hasattr(a, "level") else self._lift(top, a, dtype) for a in args
+        ]
+        return top._apply(self, lifted, static)
+
+    def _lift(self, top: Any, value: Any, dtype: Dtype) -> Any:
+        if hasattr(value, "item") and getattr(value, "shape", None) == ():
+            value = value.item()  # a NumPy scalar
+        if not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"{self.name}: {type(value).__name__} is not a tensor or a number; "
+                "make it one with tensor(...)"
+            )
+        try:
+            return top.constant(value, scalar_dtype(value, dtype))
+        except OverflowError:
+            raise OverflowError(
+                f"{self.name}: {value} does not fit {dtype.name}; "
+                "cast the tensor with astype first"
+            ) from None
+
+
+def grad_of(op: Op, i: int) -> Callable | None:
+    """The gradient rule of the i-th input: `(g, y, *xs, **static)`, or None."""
+    rules = op.grad
+    if rules is None:
+        return None
+    if callable(rules):
+        return lambda *a, **s: rules(i, *a, **s)
+    return rules[i]

@@ -1,0 +1,1 @@
+"""The operators, by kind; each entry holds everything about one."""

@@ -1,0 +1,333 @@
+"""Softmax and the losses: each is its definition in other operators, with its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import uint32
+from ..op import Bad, Case, Op, Spec
+from . import elementwise as e
+from .create import one_hot
+from .index import take_along_axis
+from .reduce import _logsumexp, _spread, mean
+from .reduce import max as maximum_of
+from .reduce import sum as total
+from .shape import moveaxis, normalise_axis, reshape
+
+# Softmax ---------------------------------------------------------------------------------
+
+
+def _keeps(name: str):
+    def rule(x: Spec, *, axis) -> Spec:
+        if not x.dtype.is_float:
+            raise TypeError(f"{name}: a floating dtype is needed, not {x.dtype.name}")
+        if x.shape[axis] == 0:
+            raise ValueError(f"{name}: axis {axis} of shape {x.shape} is empty")
+        return Spec(x.shape, x.dtype)
+
+    return rule
+
+
+def _softmax_fallback(x, *, axis):
+    top = maximum_of(x, axis=axis, keepdims=True)
+    raised = e.exp(e.subtract(x, top))
+    return e.divide(raised, total(raised, axis=axis, keepdims=True))
+
+
+def _softmax_reference(x, *, axis):
+    raised = np.exp(x - x.max(axis, keepdims=True))
+    return raised / raised.sum(axis, keepdims=True)
+
+
+def _cases(rng) -> list[Case]:
+    sizes = [((7,), 0), ((3, 5), 1), ((3, 5), 0), ((2, 3, 4), 1), ((2, 1000), 1)]
+    made = [
+        Case([rng.uniform(-9, 9, s)], {"axis": a}, ("float32", "float64")) for s, a in sizes
+    ]
+    return [*made, Case([np.array([[1000.0, 999.0, -1000.0]])], {"axis": 1})]
+
+
+def _softmax_grad(g, y, x, *, axis):
+    inner = total(e.multiply(g, y), axis=axis, keepdims=True)
+    return e.multiply(y, e.subtract(g, inner))
+
+
+_softmax = Op(
+    "softmax",
+    _keeps("softmax"),
+    grad=(_softmax_grad,),
+    reference=_softmax_reference,
+    cases=_cases,
+    fallback=_softmax_fallback,
+    bad=[
+        Bad([((2, 0), "float32")], {"axis": 1}, ValueError, "softmax: axis 1 .* empty"),
+        Bad([((2, 2), "int32")], {"axis": 1}, TypeError, "softmax: a floating dtype"),
+    ],
+    ulps=32,
+)
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) / sum(exp(x)) along an axis, shifted by the maximum.
+
+    >>> pn.softmax(pn.tensor([0.0, 0.0]))
+    tensor([0.5, 0.5])
+    """
+    return _softmax(x, axis=normalise_axis("softmax", axis, x.ndim, x.shape))
+
+
+def _log_softmax_fallback(x, *, axis):
+    return e.subtract(x, _spread(_logsumexp(x, axes=(axis,)), x.shape, (axis,)))
+
+
+def _log_softmax_reference(x, *, axis):
+    x = x - x.max(axis, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis, keepdims=True))
+
+
+_log_softmax = Op(
+    "log_softmax",
+    _keeps("log_softmax"),
+    grad=(
+        lambda g, y, x, *, axis: e.subtract(
+            g, e.multiply(e.exp(y), total(g, axis=axis, keepdims=True))
+        ),
+    ),
+    reference=_log_softmax_reference,
+    cases=_cases,
+    fallback=_log_softmax_fallback,
+    bad=[Bad([((2, 0), "float32")], {"axis": 1}, ValueError, "log_softmax: axis 1 .* empty")],
+    ulps=32,
+)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """x - logsumexp(x) along an axis."""
+    return _log_softmax(x, axis=normalise_axis("log_softmax", axis, x.ndim, x.shape))
+
+
+# Losses ------------------------------------------------------------------------------------
+
+
+def _reduced(name: str, values: Any, reduction: str) -> Any:
+    if reduction == "mean":
+        return mean(values)
+    if reduction == "sum":
+        return total(values)
+    if reduction == "none":
+        return values
+    raise ValueError(
+        f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}"
+    )
+
+
+def _same_shape(name: str, x: Any, target: Any) -> None:
+    if tuple(x.shape) != tuple(target.shape):
+        raise ValueError(
+            f"{name}: input {x.shape} and target {target.shape} differ in shape"
+        )
+
+
+def _rows_rule(logits: Spec, target: Spec) -> Spec:
+    if logits.shape[:-1] != target.shape:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need targets of shape "
+            f"{logits.shape[:-1]}, not {target.shape}"
+        )
+    return Spec(target.shape, logits.dtype)
+
+
+def _picked(x, target):
+    """x at the target class; a negative class is out of range, not one from the end."""
+    at = reshape(e.astype(target, uint32), (*target.shape, 1))
+    return reshape(take_along_axis(x, at, axis=-1), target.shape)
+
+
+def _cross_entropy_fallback(x, target):
+    return e.subtract(_logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target))
+
+
+def _cross_entropy_grad(g, y, x, target):
+    hit = one_hot(target, x.shape[-1], x.dtype)
+    return e.multiply(e.subtract(softmax(x), hit), reshape(g, (*g.shape, 1)))
+
+
+def _cross_entropy_reference(x, target):
+    logp = _log_softmax_reference(x, axis=-1)
+    return -np.take_along_axis(logp, target[..., None].astype(int), -1)[..., 0]
+
+
+_cross_entropy = Op(
+    "cross_entropy",
+    _rows_rule,
+    grad=(_cross_entropy_grad, None),
+    reference=_cross_entropy_reference,
+    cases=lambda rng: [
+        Case([rng.normal(size=(*s, c)), rng.integers(0, c, s)], {})
+        for s, c in [((5,), 3), ((2, 3), 7), ((4,), 1000)]
+    ],
+    fallback=_cross_entropy_fallback,
+    ulps=32,
+)
+
+
+def _class_axis(name: str, x: Any) -> Any:
+    """x with its classes last: axis 1, or 0 where there is only one."""
+    if x.ndim == 0:
+        raise ValueError(f"{name}: logits need a class axis, got a 0-d tensor")
+    if not x.dtype.is_float:
+        raise TypeError(f"{name}: logits are floating, not {x.dtype.name}")
+    return moveaxis(x, 1, -1) if x.ndim > 2 else x
+
+
+def _weigh(name: str, losses: Any, target: Any, ignore_index: int | None, how: str) -> Any:
+    if ignore_index is None:
+        return _reduced(name, losses, how)
+    keep = e.not_equal(target, ignore_index)
+    losses = e.where(keep, losses, 0)
+    if how == "mean":
+        return e.divide(total(losses), total(e.astype(keep, losses.dtype)))
+    return _reduced(name, losses, how)
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """-log softmax(logits)[target]: the loss of a classifier.
+
+    logits: (n, classes), (classes,), or (n, classes, d1, ...). target: the classes, integers
+    of the same shape without the class axis, or probabilities of the shape of the logits.
+    A class out of range raises IndexError, at the next read on a GPU; one equal to
+    ignore_index counts for nothing.
+
+    >>> pn.cross_entropy(pn.tensor([[0.0, 0.0]]), pn.tensor([1])).item()
+    0.6931...
+    """
+    name = "cross_entropy"
+    x = _class_axis(name, logits)
+    if target.dtype.is_float:
+        _same_shape(name, logits, target)
+        t = moveaxis(target, 1, -1) if target.ndim > 2 else target
+        t = _smoothed(t, label_smoothing)
+        losses = e.negative(total(e.multiply(t, log_softmax(x)), axis=-1))
+        return _reduced(name, losses, reduction)
+    safe = target
+    if ignore_index is not None:
+        safe = e.where(e.equal(target, ignore_index), 0, target)
+    losses = _cross_entropy(x, safe)
+    if label_smoothing:
+        even = e.negative(mean(log_softmax(x), axis=-1))
+        losses = e.add(
+            e.multiply(losses, 1 - label_smoothing), e.multiply(even, label_smoothing)
+        )
+    return _weigh(name, losses, target, ignore_index, reduction)
+
+
+def _smoothed(t: Any, amount: float) -> Any:
+    if not amount:
+        return t
+    return e.add(e.multiply(t, 1 - amount), amount / t.shape[-1])
+
+
+def nll_loss(
+    log_probabilities: Any,
+    target: Any,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """-log_probabilities[target]; shapes as for cross_entropy."""
+    x = _class_axis("nll_loss", log_probabilities)
+    _rows_rule(Spec(x.shape, x.dtype), Spec(target.shape, target.dtype))
+    safe = target
+    if ignore_index is not None:
+        safe = e.where(e.equal(target, ignore_index), 0, target)
+    losses = e.negative(_picked(x, safe))
+    return _weigh("nll_loss", losses, target, ignore_index, reduction)
+
+
+def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """(x - target) ** 2.
+
+    >>> pn.mse_loss(pn.tensor([1.0, 3.0]), pn.tensor([1.0, 1.0])).item()
+    2.0
+    """
+    _same_shape("mse_loss", x, target)
+    return _reduced("mse_loss", e.square(e.subtract(x, target)), reduction)
+
+
+def l1_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """|x - target|."""
+    _same_shape("l1_loss", x, target)
+    return _reduced("l1_loss", e.abs(e.subtract(x, target)), reduction)
+
+
+def huber_loss(
+    x: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean"
+) -> Any:
+    """d * d / 2 where d = |x - target| < delta, else delta * (d - delta / 2).
+
+    Huber, Ann. Math. Stat. 35 (1964).
+    """
+    _same_shape("huber_loss", x, target)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
+    return _reduced("huber_loss", _huber(e.subtract(x, target), delta=float(delta)), reduction)
+
+
+def _huber_formula(d, *, delta):
+    from .. import scalars as s
+
+    size = s.apply("abs", d)
+    return s.where(size < delta, 0.5 * d * d, delta * (size - 0.5 * delta))
+
+
+_huber = e.elementwise(
+    "huber",
+    _huber_formula,
+    lambda d, *, delta: np.where(
+        np.abs(d) < delta, 0.5 * d * d, delta * (np.abs(d) - 0.5 * delta)
+    ),
+    types="float",
+    static=({"delta": 1.0}, {"delta": 0.5}),
+    ulps=8,
+)
+
+
+def _bce_formula(x, t):
+    from .. import scalars as s
+
+    return s.maximum(x, 0) - x * t + s.log1p(s.exp(-s.apply("abs", x)))
+
+
+_bce = e.elementwise(
+    "binary_cross_entropy",
+    _bce_formula,
+    lambda x, t: np.logaddexp(x, 0) - x * t,
+    types="float",
+    domain=((-9.0, 9.0), (0.0, 1.0)),
+    grad=(
+        lambda g, y, x, t: e.multiply(g, e.subtract(e.sigmoid(x), t)),
+        lambda g, y, x, t: e.negative(e.multiply(g, x)),
+    ),
+    # Terms of the size of |x| cancel: the bound is on their size.
+    ulps=64,
+)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Any, target: Any, *, reduction: str = "mean"
+) -> Any:
+    """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), without overflow."""
+    name = "binary_cross_entropy_with_logits"
+    _same_shape(name, logits, target)
+    return _reduced(name, _bce(logits, target), reduction)
+
+

@@ -1,0 +1,148 @@
+"""Program: what a backend needs to build one kernel, and the words it reads.
+
+A program is plain data. The words that go with a launch are integers, packed here once,
+which every backend reads in the same order (int64 on cpu and cuda, two's complement u32 on
+wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are called
+(outer, axis, inner). Operands of a launch are the buffers of the outputs, then the inputs.
+
+  elementwise   n, then the offset of each operand, shape[rank], then strides[rank] of each
+                operand whose mode is "v". Modes (one letter an operand, outputs first):
+                "c" contiguous from its offset, "s" one element for all, "v" strided.
+                rank is 0 if no operand is "v".
+  reduce        kept, reduced, kept_rank, reduced_rank, offset, kept_shape[], kept_strides[],
+                reduced_shape[], reduced_strides[]. Output contiguous, `kept` elements,
+                row-major over kept_shape. options: (which,) one of sum mean prod max min any
+                all argmax argmin. argmax and argmin give the row-major position over
+                reduced_shape as int32, the first of equals; NaN wins max, min, argmax and
+                argmin. sum, mean and prod accumulate in float32 or better.
+                y[k] = which over r of x[k, r].
+  matmul        batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row,
+                b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Output
+                contiguous (batch, m, n). y[b, i, j] = sum_l a[b, i, l] * x[b, l, j].
+                float16 and bfloat16 accumulate in float32, integers wrap.
+  scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
+                contiguous (outer, n, inner). options: (which, mode): which is sum or prod,
+                mode "inclusive" or "exclusive" (which leaves out the element itself).
+                y[o, j, i] = which over l <= j of x[o, l, i].
+  gather        outer, count, inner, size, x_offset, x_outer, x_axis, x_inner, i_offset,
+                i_outer, i_axis, i_inner. Inputs x, indices; output contiguous
+                (outer, count, inner). An index in [-size, 0) counts from the end; outside
+                [-size, size) is a fault.  y[o, j, i] = x[o, index[o, j, i], i].
+  scatter       outer, count, inner, size, v_offset, v_outer, v_axis, v_inner, i_offset,
+                i_outer, i_axis, i_inner. Inputs v, indices; the output y, contiguous
+                (outer, size, inner), already holds values and is changed in place, j
+                ascending, so that the result is deterministic. options: ("add",) or
+                ("set",).  y[o, index[o, j, i], i] += v[o, j, i].
+  random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
+                counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose
+                counter is `blocks` = ceil(n / 4) further. Philox4x32-10 (Salmon et al.,
+                SC11): bits[4 b + w] = word w of philox(counter + b, 0, 0; key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .dtypes import Dtype
+from .scalars import Expression
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel with everything that is compiled into it."""
+
+    kernel: str  # "elementwise", or the stem of the kernel's file
+    outputs: tuple[Dtype, ...]
+    inputs: tuple[Dtype, ...]
+    options: tuple[str, ...] = ()
+    expression: Expression | None = None
+    modes: str = ""
+    rank: int = 0
+    label: str = ""  # the operator that asked, for messages
+
+    @property
+    def can_fault(self) -> bool:
+        """Whether a launch may find bad data: an index out of range, a NaN to cast."""
+        if self.expression is not None:
+            return self.expression.can_fault
+        return self.kernel in ("gather", "scatter")
+
+
+# What a kernel may find wrong with its data. A kernel stores (code, value, size) once.
+INDEX_OUT_OF_RANGE = 1
+NAN_TO_INTEGER = 2
+
+
+def fault(code: int, label: str, value: int, size: int) -> Exception:
+    """The exception for a fault that a kernel of operator `label` reported."""
+    if code == INDEX_OUT_OF_RANGE:
+        if value >= 1 << 31 and size < 1 << 31:
+            value -= 1 << 32  # a negative index, kept in 32 bits
+        return IndexError(
+            f"{label}: index {value} is out of range for an axis of size {size}"
+        )
+    if code == NAN_TO_INTEGER:
+        return ValueError(
+            f"{label}: NaN has no integer value; "
+            "replace it first, as in where(isnan(x), 0, x)"
+        )
+    return RuntimeError(f"{label}: unknown fault {code}")
+
+
+class Backend(Protocol):
+    """What a device must do. Its buffers are its own; nobody else looks inside one.
+
+    A backend is a class whose instances open one device; `__init__(index=0)` raises
+    DeviceError, with the reason and the cure, where that can't be.
+    """
+
+    name: str  # "cpu", "wgpu", ...
+    dtypes: frozenset[Dtype]  # storage types that it has
+
+    def has(self, kernel: str) -> bool:
+        """Whether a kernel of this stem exists."""
+        ...
+
+    def itemsize(self, dtype: Dtype) -> int:
+        """Bytes that an element takes on this device."""
+        ...
+
+    def alloc(self, nbytes: int) -> Any:
+        """An uninitialised buffer, given back when Python drops it. OutOfMemoryError."""
+        ...
+
+    def upload(self, array: np.ndarray, dtype: Dtype) -> Any:
+        """A buffer with the values of a C-contiguous array of dtype.numpy."""
+        ...
+
+    def read(self, buffer: Any, dtype: Dtype, offset: int, count: int) -> np.ndarray:
+        """`count` elements from `offset` on, as a fresh 1-D array. Waits; raises faults."""
+        ...
+
+    def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
+        """A launch: called with the buffers, outputs first, it starts and doesn't wait.
+
+        A fault in the data is raised by the launch on cpu, else by the next read or wait.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Return when all launches are done; raises their faults."""
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: {"used": held by live buffers, "reserved": with the pool's, "peak"}."""
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """What `portanet info` prints: adapter, driver, limits, level, threads ..."""
+        ...
+
+    def text(self, program: Program) -> str:
+        """The program as this backend's language has it, for `portanet show`."""
+        ...

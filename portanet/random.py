@@ -1,0 +1,192 @@
+"""Random tensors: the same bits for the same seed on every device.
+
+A Generator keeps its key and counter as a tensor on each device that it has drawn on; a draw
+takes a block of the counter and assigns the state that follows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from . import arrays, devices
+from .autograd import Tensor, no_grad
+from .dtypes import as_dtype, float32, float64, int32, uint32
+from .ops import elementwise as e
+from .ops import random as r
+from .ops.shape import as_shape, reshape
+
+
+class Generator:
+    """A stream of random numbers: Philox4x32-10, keyed by a 64-bit seed.
+
+    >>> a, b = pn.Generator(7), pn.Generator(7)
+    >>> bool((pn.rand(3, generator=a) == pn.rand(3, generator=b)).all())
+    True
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.manual_seed(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start again from a seed: its lowest 64 bits are the key, the counter is 0."""
+        self.seed = int(seed) & ((1 << 64) - 1)
+        self.states: dict[devices.Device, Tensor] = {}
+        return self
+
+    def state(self, device: devices.Device) -> Tensor:
+        """key0, key1, counter_low, counter_high on a device: a tensor that draws assign."""
+        if device not in self.states:
+            start = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32, 0, 0], np.uint32)
+            self.states[device] = Tensor(arrays.from_numpy(start, uint32, device))
+        return self.states[device]
+
+    def get_state(self) -> dict[str, list[int]]:
+        """Where each device's stream stands; `set_state` goes back there."""
+        return {str(d): s.tolist() for d, s in self.states.items()}
+
+    def set_state(self, states: dict[str, list[int]]) -> None:
+        """Go back to what `get_state` gave."""
+        self.states = {}
+        for name, words in states.items():
+            device = devices.get(name)
+            made = arrays.from_numpy(np.array(words, np.uint32), uint32, device)
+            self.states[device] = Tensor(made)
+
+    def bits(self, n: int, device: devices.Device) -> Tensor:
+        """The next n words; the counter moves on by ceil(n / 4)."""
+        state = self.state(device)
+        with no_grad():
+            made, after = r.random_bits(state, n=n)
+            state.assign(after)
+        return made
+
+
+default_generator = Generator(0)
+
+
+def manual_seed(seed: int) -> Generator:
+    """Start the default generator again, on every device.
+
+    >>> _ = pn.manual_seed(0); a = pn.rand(2)
+    >>> _ = pn.manual_seed(0); bool((pn.rand(2) == a).all())
+    True
+    """
+    return default_generator.manual_seed(seed)
+
+
+def _draw(name: str, shape: Any, words: int, device: Any, generator: Generator | None):
+    """`words` tensors of random words, each flat, and the shape they are for."""
+    sizes = as_shape(name, shape)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"{name}: sizes can't be negative: {sizes}")
+    place = devices.default_device() if device is None else devices.get(device)
+    n = math.prod(sizes)
+    bits = (generator or default_generator).bits(n * words, place)
+    return [bits[i * n : (i + 1) * n] for i in range(words)], sizes
+
+
+def _finished(values: Tensor, sizes, dtype, requires_grad: bool) -> Tensor:
+    values = e.astype(reshape(values, sizes), dtype)
+    return values.requires_grad_() if requires_grad else values
+
+
+def _float(name: str, dtype: Any):
+    chosen = float32 if dtype is None else as_dtype(dtype)
+    if not chosen.is_float:
+        raise TypeError(f"{name}: a floating dtype is needed, not {chosen.name}")
+    return chosen
+
+
+def rand(
+    *shape: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uniform in [0, 1): multiples of 2 ** -24 (float64: of 2 ** -53)."""
+    sizes = shape[0] if len(shape) == 1 else shape
+    return uniform(
+        0.0, 1.0, sizes, dtype=dtype, device=device, generator=generator,
+        requires_grad=requires_grad,
+    )  # fmt: skip
+
+
+def uniform(
+    low: float = 0.0, high: float = 1.0, shape: Any = (), *, dtype: Any = None,
+    device: Any = None, generator: Generator | None = None, requires_grad: bool = False,
+) -> Tensor:
+    """Uniform in [low, high)."""
+    chosen = _float("uniform", dtype)
+    words = 2 if chosen is float64 else 1
+    bits, sizes = _draw("uniform", shape, words, device, generator)
+    values = r.uniform64_from_bits(*bits) if words == 2 else r.uniform_from_bits(*bits)
+    if (low, high) != (0.0, 1.0):
+        values = e.add(e.multiply(values, high - low), low)
+    return _finished(values, sizes, chosen, requires_grad)
+
+
+def randn(
+    *shape: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Normal with mean 0 and variance 1, within 4 ulp of the exact value of its bits."""
+    sizes = shape[0] if len(shape) == 1 else shape
+    return normal(
+        0.0, 1.0, sizes, dtype=dtype, device=device, generator=generator,
+        requires_grad=requires_grad,
+    )  # fmt: skip
+
+
+def normal(
+    mean: float = 0.0, std: float = 1.0, shape: Any = (), *, dtype: Any = None,
+    device: Any = None, generator: Generator | None = None, requires_grad: bool = False,
+) -> Tensor:
+    """Normal with this mean and standard deviation. Drawn in float32, also for float64."""
+    chosen = _float("normal", dtype)
+    bits, sizes = _draw("normal", shape, 2, device, generator)
+    values = r.normal_from_bits(*bits)
+    if std != 1.0:
+        values = e.multiply(values, std)
+    if mean != 0.0:
+        values = e.add(values, mean)
+    return _finished(values, sizes, chosen, requires_grad)
+
+
+def randint(
+    low: int, high: int | None = None, shape: Any = (), *, dtype: Any = None,
+    device: Any = None, generator: Generator | None = None,
+) -> Tensor:
+    """Integers in [low, high), or [0, low) where high is left out; int32 by default.
+
+    The probabilities are equal within (high - low) / 2 ** 32.
+    """
+    if high is None:
+        low, high = 0, low
+    if not 0 < high - low <= 1 << 32:
+        raise ValueError(f"randint: [{low}, {high}) must hold 1 to 2 ** 32 integers")
+    (bits,), sizes = _draw("randint", shape, 1, device, generator)
+    if high - low < 1 << 32:
+        bits = r.integer_from_bits(bits, high - low)
+    chosen = as_dtype(int32 if dtype is None else dtype)
+    values = e.astype(bits, chosen)
+    return reshape(e.add(values, low) if low else values, sizes)
+
+
+def bernoulli(p: Any, *, generator: Generator | None = None) -> Tensor:
+    """1 with probability p, else 0, in the shape, dtype and place of p."""
+    if not isinstance(p, Tensor):
+        raise TypeError(f"bernoulli: p is a tensor, not {type(p).__name__}")
+    draw = rand(p.shape, device=p.device, generator=generator)
+    return e.astype(e.less(draw, e.astype(p.detach(), float32)), p.dtype)
+
+
+def permutation(n: int, *, device: Any = None, generator: Generator | None = None) -> Tensor:
+    """0, 1, ... n - 1 in random order, int32; sorted by random keys on the host."""
+    if n < 0:
+        raise ValueError(f"permutation: n can't be negative: {n}")
+    (high, low), _ = _draw("permutation", (n,), 2, device, generator)
+    keys = high.numpy().astype(np.uint64) << np.uint64(32) | low.numpy().astype(np.uint64)
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    return Tensor(arrays.from_numpy(order, int32, high.device))

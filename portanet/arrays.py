@@ -17,7 +17,7 @@ import numpy as np
 from . import scalars
 from .devices import Device
 from .dtypes import Dtype
-from .errors import OutOfMemoryError
+from .errors import DeviceError, OutOfMemoryError
 from .op import Op, Spec
 from .program import Program
 
@@ -205,7 +205,12 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
             )
     result = op.rule(*(Spec(a.shape, a.dtype) for a in args), **static)
     if op.formula is None and _uses_fallback(op, device):
-        return lambda args: op.fallback(*args, **static)  # type: ignore[misc]
+        plan = _plans[key] = lambda args: op.fallback(*args, **static)
+        return plan
+    if op.kernel is not None and not device.backend.has(op.kernel):
+        raise DeviceError(
+            f"{op.name}: {device} has no kernel {op.kernel!r}; use device='cpu'"
+        )
     several = not isinstance(result, Spec)
     specs = result if several else (result,)
     for spec in specs:
@@ -227,7 +232,9 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
 def _uses_fallback(op: Op, device: Device) -> bool:
     if op.lower is None:
         return True
-    return op.kernel is not None and not device.backend.has(op.kernel)
+    if op.fallback is None or op.kernel is None:
+        return False
+    return not device.backend.has(op.kernel)
 
 
 class Emitter:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import devices
 from .autograd import Tensor
+from .devices import default_device
+from .devices import get as get_device
 from .dtypes import ALL, Dtype, as_dtype, promote, scalar_dtype
 from .ops.elementwise import broadcast
 from .ops.shape import broadcast_to
@@ -103,7 +104,7 @@ def broadcast_arrays(*xs: Tensor) -> tuple[Tensor, ...]:
 
 def dtypes_of(device: Any) -> list[str]:
     """Names of the dtypes that a device has."""
-    has = devices.get(device).backend.dtypes
+    has = get_device(device).backend.dtypes
     return [t.name for t in ALL if t in has]
 
 
@@ -123,5 +124,5 @@ def num_threads() -> int:
 
 def synchronize(device: Any = None) -> None:
     """Wait until a device has done all that it was given; raises what went wrong there."""
-    place = devices.default_device() if device is None else devices.get(device)
+    place = default_device() if device is None else get_device(device)
     place.backend.wait()

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, devices
+from . import arrays
 from .autograd import Tensor, no_grad
+from .devices import Device, default_device
+from .devices import get as get_device
 from .dtypes import as_dtype, float32, float64, int32, uint32
 from .ops import elementwise as e
 from .ops import random as r
@@ -34,10 +36,10 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Start again from a seed: its lowest 64 bits are the key, the counter is 0."""
         self.seed = int(seed) & ((1 << 64) - 1)
-        self.states: dict[devices.Device, Tensor] = {}
+        self.states: dict[Device, Tensor] = {}
         return self
 
-    def state(self, device: devices.Device) -> Tensor:
+    def state(self, device: Device) -> Tensor:
         """key0, key1, counter_low, counter_high on a device: a tensor that draws assign."""
         if device not in self.states:
             start = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32, 0, 0], np.uint32)
@@ -52,11 +54,11 @@ class Generator:
         """Go back to what `get_state` gave."""
         self.states = {}
         for name, words in states.items():
-            device = devices.get(name)
+            device = get_device(name)
             made = arrays.from_numpy(np.array(words, np.uint32), uint32, device)
             self.states[device] = Tensor(made)
 
-    def bits(self, n: int, device: devices.Device) -> Tensor:
+    def bits(self, n: int, device: Device) -> Tensor:
         """The next n words; the counter moves on by ceil(n / 4)."""
         state = self.state(device)
         with no_grad():
@@ -83,7 +85,7 @@ def _draw(name: str, shape: Any, words: int, device: Any, generator: Generator |
     sizes = as_shape(name, shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"{name}: sizes can't be negative: {sizes}")
-    place = devices.default_device() if device is None else devices.get(device)
+    place = default_device() if device is None else get_device(device)
     n = math.prod(sizes)
     bits = (generator or default_generator).bits(n * words, place)
     return [bits[i * n : (i + 1) * n] for i in range(words)], sizes

@@ -76,7 +76,7 @@ def fit(g: Any, x: Any) -> Any:
 
     if g.shape != x.shape:
         g = sum_to(g, shape=x.shape)
-    return g if g.dtype is x.dtype else astype(g, dtype=x.dtype)
+    return g if g.dtype is x.dtype else astype(g, x.dtype)
 
 
 def _fitted(rule: Callable, i: int) -> Callable:
@@ -111,10 +111,11 @@ def elementwise(
     pick = _picker(types)
 
     def rule(*specs: Spec, **static) -> Spec:
+        shape = broadcast(name, [x.shape for x in specs])
         computed, result = pick(*(x.dtype for x in specs), **static)
         if not callable(types):
             _check_kind(name, types, computed)
-        return Spec(broadcast(name, [x.shape for x in specs]), result)
+        return Spec(shape, result)
 
     def casts(*ts: Dtype, **static) -> list[Dtype]:
         computed = pick(*ts, **static)[0]
@@ -314,7 +315,7 @@ abs = elementwise(
     doc="|x|; the gradient at 0 is 0.",
 )  # fmt: skip
 sign = elementwise(
-    "sign", lambda x: s.sign(x), np.sign, dtypes=("float32", "float64", "int32"),
+    "sign", lambda x: s.where(x == 0, x.const(0), s.sign(x)), np.sign, dtypes=("float32", "float64", "int32"),
     grad=(_flat,), doc="-1, 0 or 1; NaN for NaN.",
 )  # fmt: skip
 square = elementwise(
@@ -366,10 +367,16 @@ log10 = _unary(
     "log10", lambda x: s.log(x) * (1 / math.log(10)), np.log10, _POSITIVE, ulps=6,
     doc="The logarithm to base 10.",
 )  # fmt: skip
+
+
+def _logaddexp(x, y):
+    apart = s.where(x == y, x.const(0), s.apply("abs", x - y))  # inf - inf is 0 here
+    return s.maximum(x, y) + s.log1p(s.exp(-apart))
+
+
 logaddexp = elementwise(
-    "logaddexp",
-    lambda x, y: s.maximum(x, y) + s.log1p(s.exp(-s.apply("abs", x - y))),
-    np.logaddexp, types="float", ulps=8, doc="log(exp(x) + exp(y)), without overflow.",
+    "logaddexp", lambda x, y: _logaddexp(x, y), np.logaddexp,
+    types="float", ulps=8, doc="log(exp(x) + exp(y)), without overflow.",
 )  # fmt: skip
 
 # Trigonometry --------------------------------------------------------------------------------

@@ -304,13 +304,14 @@ _huber = e.elementwise(
 def _bce_formula(x, t):
     from .. import scalars as s
 
-    return s.maximum(x, 0) - x * t + s.log1p(s.exp(-s.apply("abs", x)))
+    step = s.where(x > 0, x.const(1), x.const(0))
+    return x * (step - t) + s.log1p(s.exp(-s.apply("abs", x)))
 
 
 _bce = e.elementwise(
     "binary_cross_entropy",
     _bce_formula,
-    lambda x, t: np.logaddexp(x, 0) - x * t,
+    lambda x, t: x * ((x > 0) - t) + np.log1p(np.exp(-np.abs(x))),
     types="float",
     domain=((-9.0, 9.0), (0.0, 1.0)),
     grad=(

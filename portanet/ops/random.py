@@ -45,8 +45,9 @@ def _lower(emit, state, *, n):
     if not n:
         emit.copy(state, after)
         return bits, after
+    state = emit.contiguous(state)
     words = [n, -(-n // 4), state.layout.offset]
-    emit.kernel("random", words, [bits, after], [emit.contiguous(state)])
+    emit.kernel("random", words, [bits, after], [state])
     return bits, after
 
 

@@ -1,0 +1,55 @@
+"""Which devices are tested, and the promise that none is lost without a word.
+
+PORTANET_REQUIRE_DEVICES=cpu,wgpu fails the run where one of them does not open.
+PORTANET_NO_SKIPS=1 makes a skip a failure.
+"""
+
+import os
+
+import pytest
+
+import portanet as pn
+from portanet.devices import Device, report
+
+REPORT = {n: d for n, d in report().items() if n in ("cpu", "wgpu", "cuda")}
+PRESENT = [name for name, found in REPORT.items() if isinstance(found, Device)]
+REQUIRED = [n for n in os.environ.get("PORTANET_REQUIRE_DEVICES", "cpu").split(",") if n]
+
+
+def pytest_report_header(config):
+    lines = []
+    for name, found in REPORT.items():
+        if isinstance(found, Device):
+            info = found.backend.info()
+            lines.append(f"{name}: {info.get('adapter') or info.get('level') or 'present'}")
+        else:
+            lines.append(f"{name}: NOT TESTED: {found}")
+    return lines
+
+
+def pytest_sessionstart(session):
+    lost = [f"{n}: {REPORT.get(n)}" for n in REQUIRED if n not in PRESENT]
+    if lost:
+        pytest.exit("a required device is missing: " + "; ".join(lost), returncode=1)
+
+
+def pytest_generate_tests(metafunc):
+    given = [m.args[0] for m in metafunc.definition.iter_markers("parametrize")]
+    if "device" in metafunc.fixturenames and not any("device" in g for g in given):
+        metafunc.parametrize("device", PRESENT)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    result = outcome.get_result()
+    if result.skipped and os.environ.get("PORTANET_NO_SKIPS"):
+        result.outcome = "failed"
+        result.longrepr = f"skipped, which PORTANET_NO_SKIPS forbids: {result.longrepr}"
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Each test draws the same random numbers and makes tensors on the cpu by default."""
+    pn.set_default_device("cpu")
+    pn.manual_seed(0)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Runs the cpu backend's tests on a build with AddressSanitizer and UBSan, and the thread
+# pool's under ThreadSanitizer. Usage: tests/sanitize.sh [pytest arguments]
+set -eu
+cd "$(dirname "$0")/.."
+build=${PN_SANITIZE_DIR:-build/sanitize}
+python=${PYTHON:-python3}
+
+cmake -S . -B "$build" -DPN_SANITIZE=address,undefined -DPN_WERROR=ON \
+  -DPython_EXECUTABLE="$(command -v "$python")" > "$build.log" 2>&1 ||
+  { cat "$build.log"; exit 1; }
+cmake --build "$build" --parallel
+
+# The extension of that build, in place of the one that is installed.
+PN_EXTENSION=$(realpath "$build"/_c*.so) PYTHONPATH=tests/c${PYTHONPATH:+:$PYTHONPATH} \
+  LD_PRELOAD="$(cc -print-file-name=libasan.so) $(cc -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+  "$python" -m pytest -p sanitized tests/test_backend_cpu.py -q "$@"
+
+cc -std=gnu11 -g -O1 -fsanitize=thread -pthread -Iportanet/backend_cpu tests/c/threads.c \
+  portanet/backend_cpu/threads.c portanet/backend_cpu/memory.c -o "$build/threads"
+"$build/threads"

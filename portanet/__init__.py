@@ -204,16 +204,16 @@ __array_api_version__ = "2024.12"
 
 # Loaded when first used, so that importing portanet stays quick.
 _LATER = {"nn", "optim", "data", "io", "testing"}
-_FROM_IO = {"save", "load"}
+_FROM = {"save": "io", "load": "io", "compile": "compiled"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return importlib.import_module(f".{name}", __name__)
-    if name in _FROM_IO:
-        return getattr(importlib.import_module(".io", __name__), name)
+    if name in _FROM:
+        return getattr(importlib.import_module(f".{_FROM[name]}", __name__), name)
     raise AttributeError(f"module 'portanet' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *_FROM_IO})
+    return sorted({*globals(), *_LATER, *_FROM})

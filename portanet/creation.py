@@ -9,6 +9,7 @@ import numpy as np
 
 from . import arrays, devices
 from .autograd import Tensor
+from .autograd.tape import mode
 from .dtypes import Dtype, as_dtype, float32, from_numpy, int32
 from .ops import elementwise as e
 from .ops.create import positions
@@ -120,6 +121,8 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 
 def _number(value: Any, dtype: Dtype, device: devices.Device) -> Tensor:
     arrays.check_dtype(dtype, device, "full")
+    if mode.tracer is not None:
+        return Tensor(mode.tracer.number(value, dtype, device))
     return Tensor(arrays.constant(value, dtype, device))
 
 

@@ -86,7 +86,12 @@ def _backend_class(kind: str) -> Callable[[int], Any]:
         return module.Backend
     outside = _outside()
     if kind in outside:
-        return outside[kind].load()
+        try:
+            return outside[kind].load()
+        except Exception as why:  # another package's import may raise anything
+            raise DeviceError(
+                f"device: {kind!r} ({outside[kind].value}) does not load: {why}"
+            ) from why
     known = ", ".join([*PACKAGES, *outside])
     raise DeviceError(f"device: {kind!r} is unknown; known are {known}")
 

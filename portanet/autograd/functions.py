@@ -33,7 +33,7 @@ def _seed(y: Tensor, gradient: Any, create_graph: bool) -> Any:
         raise ValueError(f"backward: gradient {gradient.shape} of a tensor {y.shape}")
     if gradient.dtype is not y.dtype:
         gradient = e.astype(gradient, y.dtype)
-    return gradient if create_graph else gradient.value
+    return gradient if create_graph else gradient._read()
 
 
 def run_backward(y: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
@@ -58,13 +58,20 @@ def _store(grads: dict[int, Any], order: Sequence[Any], create_graph: bool) -> N
         if isinstance(node, Node) and node.op is None and id(node) in grads:
             g = grads[id(node)]
             g = g if create_graph else Tensor(g)
-            if node.grad is None:
+            known = node.grad if mode.tracer is None else _known_grad(node)
+            if known is None:
                 node.grad = g
             elif create_graph:
                 with tape.enable_grad():
-                    node.grad = e.add(node.grad, g)
+                    node.grad = e.add(known, g)
             else:
-                node.grad = Tensor(e.add(node.grad.value, g.value))
+                node.grad = Tensor(e.add(known.value, g.value))
+
+
+def _known_grad(node: Node) -> Tensor | None:
+    """The gradient of a leaf while a function is traced."""
+    value = mode.tracer.read_grad(node)
+    return None if value is None else Tensor(value)
 
 
 def gradients(
@@ -116,8 +123,9 @@ def _input(x: Any) -> Tensor:
     if not x.dtype.is_float:
         raise TypeError(f"grad: only floats have gradients, not {x.dtype.name}")
     if x.node is None:
-        return Tensor(x.value).requires_grad_()
-    return Tensor(x.value, Node(_Alias, {}, [x.value], x.value, [x.node]))
+        return Tensor(x._read()).requires_grad_()
+    value = x._read()
+    return Tensor(value, Node(_Alias, {}, [value], value, [x.node]))
 
 
 def value_and_grad(
@@ -227,7 +235,7 @@ def custom_function(
         values = tuple(v.value for v in made) if isinstance(made, tuple) else made.value
         if not mode.enabled or all(x.node is None for x in xs):
             return made
-        node = Node(op, static, [x.value for x in xs], values, [x.node for x in xs])
+        node = Node(op, static, [x._read() for x in xs], values, [x.node for x in xs])
         if isinstance(values, tuple):
             return tuple(Tensor(v, Part(node, i)) for i, v in enumerate(values))
         return Tensor(values, node)

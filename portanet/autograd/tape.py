@@ -42,6 +42,7 @@ class Part:
 class _Mode(threading.local):
     enabled = True
     depth = 0  # nested calls of grad: the inner ones are differentiated
+    tracer: Any = None  # the compiler's, while it traces: every tensor read goes there
 
 
 mode = _Mode()

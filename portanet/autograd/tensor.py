@@ -122,7 +122,12 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """What `backward` has added up, or None."""
-        return self.node.grad if self.node is not None and self.is_leaf else None
+        if self.node is None or not self.is_leaf:
+            return None
+        if mode.tracer is None:
+            return self.node.grad
+        value = mode.tracer.read_grad(self.node)
+        return None if value is None else Tensor(value)
 
     @grad.setter
     def grad(self, g: Tensor | None) -> None:
@@ -135,6 +140,8 @@ class Tensor:
             if g is not None:
                 raise RuntimeError("grad: the tensor does not require a gradient")
             return
+        if mode.tracer is not None:
+            mode.tracer.look_at_grad(self.node)
         self.node.grad = g
 
     def backward(
@@ -161,27 +168,39 @@ class Tensor:
     def zero_grad(self) -> None:
         """Forget the gradient."""
         if self.node is not None and self.is_leaf:
-            self.node.grad = None
+            self.grad = None
 
     def detach(self) -> Tensor:
         """The same value, without its history."""
-        return Tensor(self.value)
+        return Tensor(self._read())
+
+    def _read(self) -> Any:
+        """The value; while a function is traced, as the tracer knows it."""
+        tracer = mode.tracer
+        return self.value if tracer is None else tracer.read(self)
+
+    def _write(self, value: Any) -> None:
+        """Exchange the value."""
+        if mode.tracer is not None:
+            mode.tracer.write(self)
+        self.value = value
 
     # Calls -----------------------------------------------------------------------------------
 
     def constant(self, value: Any, dtype: Dtype) -> Tensor:
         """A 0-d tensor where this one is."""
-        return Tensor(self.value.constant(value, dtype))
+        return Tensor(self._read().constant(value, dtype))
 
     def from_numpy(self, values: np.ndarray, dtype: Dtype) -> Tensor:
         """A tensor with these values where this one is."""
-        return Tensor(self.value.from_numpy(values, dtype))
+        return Tensor(self._read().from_numpy(values, dtype))
 
     def _apply(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
         xs, nodes, recorded = [], [], False
+        tracer = mode.tracer
         for a in args:
             if type(a) is Tensor or isinstance(a, Tensor):
-                xs.append(a.value)
+                xs.append(a.value if tracer is None else tracer.read(a))
                 nodes.append(a.node)
                 if a.node is not None:
                     recorded = True
@@ -206,13 +225,13 @@ class Tensor:
 
     def assign(self, value: Any) -> Tensor:
         """Take the value of another tensor of the same shape, dtype and device."""
-        value = value.value if isinstance(value, Tensor) else value
+        value = value._read() if isinstance(value, Tensor) else value
         mine = self.value
         for what in ("shape", "dtype", "device"):
             old, new = getattr(mine, what), getattr(value, what)
             if old != new:
                 raise ValueError(f"assign: the {what} is {old}, the new value's is {new}")
-        self.value = value
+        self._write(value)
         return self
 
     def _become(self, made: Tensor, name: str) -> Tensor:
@@ -226,7 +245,7 @@ class Tensor:
             raise ValueError(
                 f"{name}: the result is {made.shape}, which {self.shape} can't hold"
             )
-        self.value = e.astype(made, self.dtype).value
+        self._write(e.astype(made, self.dtype)._read())
         if mode.enabled:
             self.node = made.node
         return self
@@ -268,7 +287,7 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """A NumPy copy. Waits for the device; the history does not come along."""
-        return self.value.numpy()
+        return self._read().numpy()
 
     def item(self) -> Any:
         """The one element, as a Python number."""
@@ -328,10 +347,11 @@ class Tensor:
         return format(self.item(), spec) if spec else repr(self)
 
     def __reduce__(self):
-        return (_rebuild, (self.numpy(), self.dtype.name, str(self.device)))
+        trained = self.requires_grad and self.is_leaf
+        return (_rebuild, (self.numpy(), self.dtype.name, str(self.device), trained))
 
     def __copy__(self) -> Tensor:
-        return Tensor(self.value, self.node)
+        return Tensor(self._read(), self.node)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         return Tensor(self.value).requires_grad_(self.requires_grad and self.is_leaf)
@@ -345,8 +365,9 @@ def _is_dtype(name: str) -> bool:
     return True
 
 
-def _rebuild(values: np.ndarray, dtype: str, device: str) -> Tensor:
-    return Tensor(arrays.from_numpy(values, as_dtype(dtype), devices.get(device)))
+def _rebuild(values: np.ndarray, dtype: str, device: str, trained: bool) -> Tensor:
+    made = Tensor(arrays.from_numpy(values, as_dtype(dtype), devices.get(device)))
+    return made.requires_grad_(trained)
 
 
 class _Transfer:
@@ -364,10 +385,10 @@ def _move_any(x: Any, device: Device) -> Any:
 def _move(x: Tensor, device: Device) -> Tensor:
     if device is x.device:
         return x
-    value = x.value.to(device)
+    value = x._read().to(device)
     if x.node is None or not mode.enabled:
         return Tensor(value)
-    return Tensor(value, Node(_Transfer, {"device": device}, [x.value], value, [x.node]))
+    return Tensor(value, Node(_Transfer, {"device": device}, [x._read()], value, [x.node]))
 
 
 # Operators ---------------------------------------------------------------------------------

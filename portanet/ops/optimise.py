@@ -32,29 +32,27 @@ def _update(name: str, outputs: int, formula, reference, cases, doc: str) -> Op:
     )
 
 
-def _sgd(p, g, v, lr, *, momentum, dampening, nesterov, weight_decay, first):
+def _sgd(p, g, v, lr, gain, *, momentum, nesterov, weight_decay):
     if weight_decay:
         g = g + weight_decay * p
-    v = g if first else momentum * v + (1 - dampening) * g
+    v = momentum * v + gain * g
     step = g + momentum * v if nesterov else v
     return p - lr * step, v
 
 
 def _sgd_cases(rng) -> list[Case]:
     made = []
-    for nesterov, first in ((False, False), (True, False), (False, True)):
-        static = {
-            "momentum": 0.9, "dampening": 0.0, "nesterov": nesterov,
-            "weight_decay": 0.01, "first": first,
-        }  # fmt: skip
-        made.append(Case([*rng.normal(size=(3, 7)), np.array(0.1)], static))
+    for nesterov, gain in ((False, 1.0), (True, 1.0), (False, 0.5)):
+        static = {"momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.01}
+        args = [*rng.normal(size=(3, 7)), np.array(0.1), np.array(gain)]
+        made.append(Case(args, static))
     return made
 
 
 sgd_momentum = _update(
     "sgd_momentum", 2, _sgd, _sgd, _sgd_cases,
     "The parameter and the velocity after a step of SGD with momentum; Sutskever et al., "
-    "ICML 2013, in PyTorch's form.",
+    "ICML 2013, in PyTorch's form. gain: 1 - dampening, but 1 at the first step.",
 )  # fmt: skip
 
 
@@ -81,18 +79,19 @@ def _adam_with(sqrt, expm1):
         v = beta2 * v + (1 - beta2) * (g * g)
         # 1 - beta ** t corrects the bias toward the zeros at the start. In float32 the
         # power would cancel (0.999 ** 1 leaves four digits); expm1 does not.
-        low, high = -expm1(t * math.log(beta1)), -expm1(t * math.log(beta2))
-        return p - (lr / low) * m / (sqrt(v) / sqrt(high) + eps), m, v
+        step = lr / -expm1(t * math.log(beta1)) if beta1 else lr
+        root = sqrt(-expm1(t * math.log(beta2))) if beta2 else 1
+        return p - step * m / (sqrt(v) / root + eps), m, v
 
     return adam
 
 
 def _adam_cases(rng) -> list[Case]:
     made = []
-    for decoupled in (False, True):
+    for decoupled, beta1 in ((False, 0.9), (True, 0.9), (False, 0.0)):
         p, g, m, v = rng.normal(size=(4, 7))
         static = {
-            "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
+            "beta1": beta1, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
             "decoupled": decoupled,
         }  # fmt: skip
         made.append(Case([p, g, m, v * v, np.array(0.1), np.array(3.0)], static))

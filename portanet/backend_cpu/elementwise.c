@@ -1,0 +1,379 @@
+// y[i] = expression(x0[i], x1[i], ...): interprets bytecode over blocks that stay in L1.
+//
+// words: n, then the offset of each operand, shape[rank], then strides[rank] of each
+// operand of mode "v" (portanet/program.py). The bytecode is that of vm.h, by lower.py.
+// Each operation is a plain loop over one block; contiguous operands whose storage type is
+// what they compute in are read and written in place. A thread takes whole blocks.
+#include <math.h>
+
+#include "scalar.h"
+#include "storage.h"
+#include "vm.h"
+
+#undef bool  // bool names a type of portanet here, one byte that is 0 or 1
+enum { MAX_OPERANDS = 64, MAX_RANK = 64, LOCAL_BYTES = 40960 };
+
+typedef uint8_t type_bool;
+typedef int32_t type_int32;
+typedef uint32_t type_uint32;
+typedef int64_t type_int64;
+typedef float type_float32;
+typedef double type_float64;
+
+#define UNUSED __attribute__((unused))
+#define OPERATION(name)                                                              \
+    static void op_##name(const pn_block *block, void *out, UNUSED const void *a,    \
+                          UNUSED const void *b, UNUSED const void *c)
+
+// ---- Plain loops
+
+#define MAP1(name, from, to, value)                                                  \
+    OPERATION(name) {                                                                \
+        int64_t n = block->n;                                                        \
+        const type_##from *xs = a;                                                   \
+        type_##to *o = out;                                                          \
+        PN_LOOP for (int64_t i = 0; i < n; i++) {                                    \
+            type_##from x = xs[i];                                                   \
+            o[i] = (type_##to)(value);                                               \
+        }                                                                            \
+    }
+#define MAP2(name, from, to, xi, yi, value)                                          \
+    OPERATION(name) {                                                                \
+        int64_t n = block->n;                                                        \
+        const type_##from *xs = a, *ys = b;                                          \
+        UNUSED const type_##from x0 = *xs, y0 = *ys;                                   \
+        type_##to *o = out;                                                          \
+        PN_LOOP for (int64_t i = 0; i < n; i++) {                                    \
+            type_##from x = xi, y = yi;                                              \
+            o[i] = (type_##to)(value);                                               \
+        }                                                                            \
+    }
+#define UNARY(name, type, value) MAP1(name##_##type, type, type, value)
+#define BOUNDED(name, type, bound, value, other)                                     \
+    UNARY(name##_quick, type, value)                                                 \
+    OPERATION(name##_##type) {                                                       \
+        int64_t n = block->n;                                                        \
+        const type_##type *xs = a;                                                   \
+        type_##type *o = out;                                                        \
+        int is_beyond = 0;                                                           \
+        for (int64_t i = 0; i < n; i++) is_beyond |= fabs(xs[i]) > bound;            \
+        if (!is_beyond) {                                                            \
+            op_##name##_quick_##type(block, out, a, b, c);                           \
+            return;                                                                  \
+        }                                                                            \
+        for (int64_t i = 0; i < n; i++) {                                            \
+            type_##type x = xs[i];                                                   \
+            o[i] = fabs(x) > bound ? other : value;                                  \
+        }                                                                            \
+    }
+#define TEST(name, type, value) MAP1(name##_##type, type, bool, value)
+#define PLAIN(name, type, value) MAP2(name##_##type, type, type, xs[i], ys[i], value)
+#define BINARY(name, type, value)                                                    \
+    MAP2(name##_##type, type, type, xs[i], ys[i], value)                             \
+    MAP2(name##_##type##_vs, type, type, xs[i], y0, value)                           \
+    MAP2(name##_##type##_sv, type, type, x0, ys[i], value)
+#define COMPARE(name, type, value)                                                   \
+    MAP2(name##_##type, type, bool, xs[i], ys[i], value)                             \
+    MAP2(name##_##type##_vs, type, bool, xs[i], y0, value)                           \
+    MAP2(name##_##type##_sv, type, bool, x0, ys[i], value)
+#define CAST(from, to, value) MAP1(cast_##from##_##to, from, to, value)
+
+#define SELECT(name, type, yi, zi)                                                   \
+    OPERATION(name) {                                                                \
+        int64_t n = block->n;                                                        \
+        const uint8_t *xs = a;                                                       \
+        const type_##type *ys = b, *zs = c;                                          \
+        UNUSED const type_##type y0 = *ys, z0 = *zs;                                   \
+        type_##type *o = out;                                                        \
+        PN_LOOP for (int64_t i = 0; i < n; i++) {                                    \
+            type_##type y = yi, z = zi;                                              \
+            o[i] = xs[i] ? y : z;                                                    \
+        }                                                                            \
+    }
+#define WHERE(type)                                                                  \
+    SELECT(where_##type, type, ys[i], zs[i])                                         \
+    SELECT(where_##type##_vvs, type, ys[i], z0)                                      \
+    SELECT(where_##type##_vsv, type, y0, zs[i])                                      \
+    SELECT(where_##type##_vss, type, y0, z0)
+
+#define INDEX(name, type, ...)                                                       \
+    OPERATION(name##_##type) {                                                       \
+        int64_t n = block->n, first = block->first;                                  \
+        type_##type *o = out;                                                        \
+        for (int64_t i = 0; i < n; i++) o[i] = (type_##type)(first + i);             \
+    }
+
+// ---- Checked loops: the quick pass only notes that something is wrong
+
+#define CHECKED(from, to)                                                            \
+    OPERATION(cast_checked_##from##_##to) {                                          \
+        int64_t n = block->n;                                                        \
+        const type_##from *xs = a;                                                   \
+        int is_bad = 0;                                                              \
+        for (int64_t i = 0; i < n; i++) is_bad |= xs[i] != xs[i];                    \
+        for (int64_t i = 0; is_bad && i < n; i++)                                    \
+            if (xs[i] != xs[i]) {                                                    \
+                pn_set_fault(block->args, block->first + i, PN_NAN_TO_INTEGER, 0, 0); \
+                break;                                                               \
+            }                                                                        \
+        op_cast_##from##_##to(block, out, a, b, c);                                  \
+    }
+
+#define WRAP(name, type, ...)                                                        \
+    OPERATION(name##_##type) {                                                       \
+        int64_t n = block->n;                                                        \
+        const type_##type *xs = a, *ys = b;                                          \
+        type_##type *o = out;                                                        \
+        int is_bad = 0;                                                              \
+        for (int64_t i = 0; i < n; i++) {                                            \
+            int64_t x = xs[i], size = ys[i];                                         \
+            is_bad |= x < -size || x >= size;                                        \
+        }                                                                            \
+        for (int64_t i = 0; is_bad && i < n; i++)                                    \
+            if (xs[i] < -(int64_t)ys[i] || (int64_t)xs[i] >= (int64_t)ys[i]) {       \
+                pn_set_fault(block->args, block->first + i, PN_INDEX_OUT_OF_RANGE,   \
+                             (int64_t)xs[i], (int64_t)ys[i]);                        \
+                break;                                                               \
+            }                                                                        \
+        PN_LOOP for (int64_t i = 0; i < n; i++) {                                    \
+            int64_t x = xs[i], size = ys[i];                                         \
+            o[i] = (type_##type)(x < 0 ? x + size : x);                              \
+        }                                                                            \
+    }
+
+// ---- Loads and stores
+
+// A walk through a strided view in row-major order, a row (or what is left of it) a step.
+typedef struct {
+    int64_t index[MAX_RANK], offset;
+} walk;
+
+static void walk_to(walk *w, const pn_view *view, int64_t position) {
+    w->offset = 0;
+    for (int d = view->rank - 1; d >= 0; d--) {
+        int64_t size = view->shape[d], row = position / size;
+        w->index[d] = position - row * size;
+        w->offset += w->index[d] * view->strides[d];
+        position = row;
+    }
+}
+
+static inline int64_t walk_row(const walk *w, const pn_view *view, int64_t most) {
+    int64_t left = view->shape[view->rank - 1] - w->index[view->rank - 1];
+    return left < most ? left : most;
+}
+
+static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
+    int d = view->rank - 1;
+    w->index[d] += count;
+    w->offset += count * view->strides[d];
+    for (; d > 0 && w->index[d] == view->shape[d]; d--) {
+        w->offset += view->strides[d - 1] - w->index[d] * view->strides[d];
+        w->index[d] = 0;
+        w->index[d - 1]++;
+    }
+}
+
+// load and store are of contiguous operands; gather and spread of strided ones.
+#define STORAGE(type, stored, computed, from, to)                                    \
+    OPERATION(load_##type) {                                                         \
+        int64_t n = block->n;                                                        \
+        const stored *xs = a;                                                        \
+        computed *restrict o = out;                                                  \
+        for (int64_t i = 0; i < n; i++) {                                            \
+            stored x = xs[i];                                                        \
+            o[i] = from;                                                             \
+        }                                                                            \
+    }                                                                                \
+    OPERATION(store_##type) {                                                        \
+        int64_t n = block->n;                                                        \
+        const computed *xs = a;                                                      \
+        stored *restrict o = out;                                                    \
+        for (int64_t i = 0; i < n; i++) {                                            \
+            computed x = xs[i];                                                      \
+            o[i] = (stored)(to);                                                     \
+        }                                                                            \
+    }                                                                                \
+    OPERATION(gather_##type) {                                                       \
+        const pn_view *view = a;                                                     \
+        int64_t n = block->n, stride = view->strides[view->rank - 1], row;           \
+        computed *restrict o = out;                                                  \
+        walk w;                                                                      \
+        walk_to(&w, view, block->first);                                             \
+        for (; n > 0; n -= row, o += row, walk_on(&w, view, row)) {                  \
+            const stored *xs = (const stored *)view->base + w.offset;                \
+            row = walk_row(&w, view, n);                                             \
+            if (stride == 1) {                                                       \
+                for (int64_t i = 0; i < row; i++) {                                  \
+                    stored x = xs[i];                                                \
+                    o[i] = from;                                                     \
+                }                                                                    \
+            } else if (stride == 0) {                                                \
+                stored x = *xs;                                                      \
+                computed y = from;                                                   \
+                for (int64_t i = 0; i < row; i++) o[i] = y;                          \
+            } else {                                                                 \
+                for (int64_t i = 0; i < row; i++) {                                  \
+                    stored x = xs[i * stride];                                       \
+                    o[i] = from;                                                     \
+                }                                                                    \
+            }                                                                        \
+        }                                                                            \
+    }                                                                                \
+    OPERATION(spread_##type) {                                                       \
+        const pn_view *view = out;                                                   \
+        int64_t n = block->n, stride = view->strides[view->rank - 1], row;           \
+        const computed *xs = a;                                                      \
+        walk w;                                                                      \
+        walk_to(&w, view, block->first);                                             \
+        for (; n > 0; n -= row, xs += row, walk_on(&w, view, row)) {                 \
+            stored *o = (stored *)view->base + w.offset;                             \
+            row = walk_row(&w, view, n);                                             \
+            for (int64_t i = 0; i < row; i++) {                                      \
+                computed x = xs[i];                                                  \
+                o[i * stride] = (stored)(to);                                        \
+            }                                                                        \
+        }                                                                            \
+    }
+#define FILL(width, word)                                                            \
+    OPERATION(fill_##width) {                                                        \
+        int64_t n = block->n;                                                        \
+        word x = *(const word *)a, *o = out;                                         \
+        for (int64_t i = 0; i < n; i++) o[i] = x;                                    \
+    }
+#include "operations.h"
+
+// ---- The table
+
+#define UNARY(name, type, ...) ENTRY(name##_##type, #name "." #type)
+#define TEST UNARY
+#define BOUNDED UNARY
+#define PLAIN UNARY
+#define BINARY(name, type, ...)                                                      \
+    ENTRY(name##_##type, #name "." #type)                                            \
+    ENTRY(name##_##type##_vs, #name "." #type ".vs")                                 \
+    ENTRY(name##_##type##_sv, #name "." #type ".sv")
+#define COMPARE BINARY
+#define CAST(from, to, ...) ENTRY(cast_##from##_##to, "cast." #from "." #to)
+#define CHECKED(from, to) ENTRY(cast_checked_##from##_##to, "cast_checked." #from "." #to)
+#define WHERE(type)                                                                  \
+    ENTRY(where_##type, "where." #type)                                              \
+    ENTRY(where_##type##_vvs, "where." #type ".vvs")                                 \
+    ENTRY(where_##type##_vsv, "where." #type ".vsv")                                 \
+    ENTRY(where_##type##_vss, "where." #type ".vss")
+#define INDEX(name, type, ...) UNARY(name, type)
+#define WRAP(name, type, ...) UNARY(name, type)
+#define STORAGE(type, ...)                                                           \
+    ENTRY(load_##type, "load." #type)                                                \
+    ENTRY(store_##type, "store." #type)                                              \
+    ENTRY(gather_##type, "gather." #type)                                            \
+    ENTRY(spread_##type, "spread." #type)
+#define FILL(width, word) ENTRY(fill_##width, "fill." #width)
+#define ENTRY(function, name) {op_##function, name},
+static const struct {
+    pn_op function;
+    const char *name;
+} table[] = {
+#include "operations.h"
+};
+
+const char *PN_LEVELED(pn_op_name)(int number);
+const char *PN_LEVELED(pn_op_name)(int number) {
+    return number < (int)(sizeof table / sizeof *table) ? table[number].name : NULL;
+}
+
+// ---- The interpreter
+
+typedef struct {
+    const pn_args *args;
+    const pn_code *code;
+    char *bases[MAX_OPERANDS];  // of element 0 of each operand
+    pn_view views[MAX_OPERANDS];
+} job;
+
+static const int8_t ITEMSIZE[] = {1, 1, 4, 4, 8, 2, 2, 4, 8};  // as in pn.h's enum
+
+static void resolve(const job *j, void **slots, char *registers, int64_t block,
+                    int64_t *uniforms) {
+    const pn_code *code = j->code;
+    for (int s = 0; s < code->header.slots; s++) {
+        int value = code->slots[s].value;
+        switch (code->slots[s].kind) {
+            case PN_SLOT_REGISTER: slots[s] = registers + value * block; break;
+            case PN_SLOT_CONSTANT: slots[s] = (void *)(code->constants + value); break;
+            case PN_SLOT_UNIFORM: slots[s] = uniforms + value; break;
+            case PN_SLOT_SCALAR: slots[s] = j->bases[value]; break;
+            case PN_SLOT_VIEW: slots[s] = (void *)(j->views + value); break;
+            default: break;
+        }
+    }
+}
+
+static inline void run(const pn_instruction *first, int count, const pn_block *block,
+                       void *const *slots) {
+    for (const pn_instruction *i = first; i < first + count; i++)
+        table[i->op].function(block, slots[i->out], slots[i->a], slots[i->b],
+                              slots[i->c]);
+}
+
+static void run_blocks(const job *j, int64_t begin, int64_t end, int64_t size,
+                       char *scratch) {
+    const pn_header *header = &j->code->header;
+    int64_t *uniforms = (int64_t *)(scratch + header->register_bytes * size);
+    void **slots = (void **)(uniforms + header->uniforms);
+    const pn_instruction *prologue = j->code->instructions;
+    const pn_instruction *fills = prologue + header->prologue;
+    const pn_instruction *body = fills + header->fills;
+    pn_block block = {1, begin, j->args};
+    resolve(j, slots, scratch, size, uniforms);
+    run(prologue, header->prologue, &block, slots);
+    block.n = size < end - begin ? size : end - begin;
+    run(fills, header->fills, &block, slots);
+    for (; block.first < end; block.first += block.n) {
+        if (block.n > end - block.first) block.n = end - block.first;
+        for (int s = 0; s < header->moving; s++) {
+            int k = j->code->slots[s].value;
+            slots[s] = j->bases[k] + block.first * ITEMSIZE[j->args->dtypes[k]];
+        }
+        run(body, header->body, &block, slots);
+    }
+}
+
+static void run_range(void *context, int64_t begin, int64_t end) {
+    const job *j = context;
+    const pn_header *header = &j->code->header;
+    _Alignas(64) char local[LOCAL_BYTES];
+    int64_t n = end - begin, size = n < header->block ? (n + 63) & ~(int64_t)63 : header->block;
+    int64_t nbytes = header->register_bytes * size + 8 * (header->uniforms + header->slots);
+    if (nbytes <= LOCAL_BYTES) {
+        run_blocks(j, begin, end, size, local);
+        return;
+    }
+    char *scratch = pn_alloc(nbytes);
+    if (!scratch) {
+        pn_set_fault(j->args, begin, PN_NO_SCRATCH, nbytes, 0);
+        return;
+    }
+    run_blocks(j, begin, end, size, scratch);
+    pn_free(scratch, nbytes);
+}
+
+void PN_KERNEL(elementwise)(const pn_args *args);
+void PN_KERNEL(elementwise)(const pn_args *args) {
+    job j;
+    j.args = args, j.code = args->code;
+    const pn_header *header = &j.code->header;
+    int64_t n = args->words[0];
+    int rank = header->rank;
+    const int64_t *shape = args->words + 1 + header->operands, *strides = shape + rank;
+    if (n == 0) return;
+    for (int k = 0; k < header->operands; k++) {
+        int64_t offset = args->words[1 + k] * ITEMSIZE[args->dtypes[k]];
+        j.bases[k] = (char *)args->buffers[k] + offset;
+        if (!(header->strided >> k & 1)) continue;
+        j.views[k] = (pn_view){j.bases[k], shape, strides, rank};
+        strides += rank;
+    }
+    if (n <= header->grain) run_range(&j, 0, n);
+    else pn_parallel_for(n, header->grain, run_range, &j);
+}

@@ -1,0 +1,125 @@
+// y[o, j, i] = x[o, index[o, j, i], i], an index below 0 counting from the end.
+//
+// Work is divided by rows (o, j). A row of contiguous elements under one index is copied
+// whole; all else goes in lines, along i, j or o, whose indices are checked a block at a
+// time. Only the size of an element matters, not its type. An index out of range is a
+// fault, at its position in the result, and leaves that place of y as it was.
+//
+// words: outer, count, inner, size, x_offset, x_outer, x_axis, x_inner,
+//        i_offset, i_outer, i_axis, i_inner
+#include "convert.h"
+
+#define PIECE ((int64_t)1 << 14)  // elements worth a thread
+#define BLOCK ((int64_t)256)      // indices checked at a time
+
+typedef struct {
+    const pn_args *args;
+    const char *x, *indices;
+    char *y;
+    int i_dtype;
+    int64_t itemsize, outer, count, inner, size;
+    int64_t x_offset, x_outer, x_axis, x_inner, i_offset, i_outer, i_axis, i_inner;
+} gather;
+
+PN_DEFINE_LOAD(load_i64, int64_t)
+
+// n neighbours in y, from `to` on: y[to + c] = x[x + c * x_step + index * x_axis], where
+// index is at i + c * i_step.
+typedef struct {
+    int64_t n, to, x, x_step, i, i_step;
+} line;
+
+// from[c] = where element c comes from; whether all indices are in range.
+static bool locate(const gather *g, const line *l, int64_t *from) {
+    bool bad = false;
+    load_i64(from, g->indices, g->i_dtype, l->i, l->i_step, l->n);
+    for (int64_t c = 0; c < l->n; c++) {
+        int64_t row = from[c] < 0 ? from[c] + g->size : from[c];
+        bad |= (uint64_t)row >= (uint64_t)g->size;
+        from[c] = l->x + c * l->x_step + row * g->x_axis;
+    }
+    return !bad;
+}
+
+static void report(const gather *g, const line *l) {
+    for (int64_t c = 0; c < l->n; c++) {
+        int64_t index = pn_index_at(g->indices, g->i_dtype, l->i + c * l->i_step);
+        if (index < -g->size || index >= g->size)
+            pn_set_fault(g->args, l->to + c, PN_INDEX_OUT_OF_RANGE, index, g->size);
+    }
+}
+
+#define COPY(S)                                                                        \
+    for (int64_t c = 0; c < l->n; c++)                                                 \
+        ((S *)g->y)[l->to + c] = ((const S *)g->x)[from[c]]
+
+static void copy_block(const gather *g, const line *l) {
+    int64_t from[BLOCK];
+    if (!locate(g, l, from)) {
+        report(g, l);
+        return;
+    }
+    switch (g->itemsize) {
+    case 1: COPY(uint8_t); break;
+    case 2: COPY(uint16_t); break;
+    case 4: COPY(uint32_t); break;
+    default: COPY(uint64_t);
+    }
+}
+
+static void copy_line(const gather *g, line l) {
+    int64_t left = l.n;
+    for (l.n = BLOCK; left > 0; left -= BLOCK) {
+        if (left < BLOCK) l.n = left;
+        copy_block(g, &l);
+        l.to += BLOCK;
+        l.x += BLOCK * l.x_step;
+        l.i += BLOCK * l.i_step;
+    }
+}
+
+// Row (o, j) under one index, its elements contiguous.
+static void copy_row(const gather *g, int64_t x, int64_t i, int64_t to) {
+    line one = {.n = 1, .to = to, .x = x, .i = i};
+    int64_t from;
+    if (locate(g, &one, &from))
+        memcpy(g->y + to * g->itemsize, g->x + from * g->itemsize,
+               (size_t)(g->inner * g->itemsize));
+    else
+        report(g, &one);
+}
+
+static void do_rows(void *context, int64_t begin, int64_t end) {
+    const gather *g = context;
+    bool whole = g->inner > 1 && g->x_inner == 1 && g->i_inner == 0;
+    int64_t step = 1;
+    for (int64_t r = begin; r < end; r += step) {
+        int64_t o = r / g->count, j = r % g->count, to = r * g->inner;
+        int64_t x = g->x_offset + o * g->x_outer;
+        int64_t i = g->i_offset + o * g->i_outer + j * g->i_axis;
+        if (whole) {
+            copy_row(g, x, i, to);
+        } else if (g->inner > 1) {
+            copy_line(g, (line){g->inner, to, x, g->x_inner, i, g->i_inner});
+        } else if (g->count == 1) {
+            step = end - r;
+            copy_line(g, (line){step, to, x, g->x_outer, i, g->i_outer});
+        } else {
+            step = g->count - j < end - r ? g->count - j : end - r;
+            copy_line(g, (line){step, to, x, 0, i, g->i_axis});
+        }
+    }
+}
+
+void PN_KERNEL(gather)(const pn_args *args) {
+    const int64_t *w = args->words;
+    gather g = {
+        .args = args, .y = args->buffers[0], .x = args->buffers[1],
+        .indices = args->buffers[2], .i_dtype = args->dtypes[2],
+        .itemsize = pn_itemsize(args->dtypes[1]), .outer = w[0], .count = w[1],
+        .inner = w[2], .size = w[3], .x_offset = w[4], .x_outer = w[5], .x_axis = w[6],
+        .x_inner = w[7], .i_offset = w[8], .i_outer = w[9], .i_axis = w[10],
+        .i_inner = w[11]};
+    if (g.outer * g.count * g.inner == 0) return;
+    pn_parallel_for(g.outer * g.count, PIECE / g.inner + 1, do_rows, &g);
+}

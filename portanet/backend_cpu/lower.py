@@ -1,0 +1,328 @@
+"""Lowers an expression to the bytecode of vm.h: slots, and instructions that name them.
+
+A value lives in one of: the operand's own memory (contiguous and stored as it is computed
+in), a register (one block of scratch memory, reused when nobody reads it any more), or, if
+it is the same for all elements, a single element worked out once for a launch.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..dtypes import Dtype
+from ..program import Program
+from ..scalars import Expression, Instruction
+
+# The kinds of a slot, in the order of vm.h's enum.
+OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW = range(6)
+HEADER = "<Q12i"  # pn_header of vm.h
+L1_BYTES = 24 * 1024  # of registers, leaving room for the operands
+PACK = {
+    "bool": "<?7x",
+    "int32": "<i4x",
+    "uint32": "<I4x",
+    "int64": "<q",
+    "float32": "<f4x",
+    "float64": "<d",
+}
+# About how many times the work of an addition; what is not named here is 1.
+COSTS = {
+    **dict.fromkeys("exp expm1 log log1p log2 sin cos sinh cosh tanh erf".split(), 8),
+    **dict.fromkeys("sinpi cospi asin acos atan asinh acosh atanh tan".split(), 12),
+    **dict.fromkeys("pow atan2 floordiv mod".split(), 20),
+    **dict.fromkeys("div sqrt rsqrt".split(), 2),
+}
+
+
+@dataclass
+class Lowering:
+    """The state of lowering one program."""
+
+    program: Program
+    opcodes: Mapping[str, int]
+    slots: dict[tuple[int, int], int] = field(default_factory=dict)
+    constants: list[bytes] = field(default_factory=list)
+    prologue: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    fills: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    body: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    where: dict[int, int] = field(default_factory=dict)  # value -> slot
+    filled: dict[int, int] = field(default_factory=dict)  # uniform value -> its register
+    free: dict[int, list[int]] = field(default_factory=dict)  # width -> register slots
+    width_of: dict[int, int] = field(default_factory=dict)  # register slot -> width
+    register_bytes: int = 0
+    uniforms: int = 0
+
+    def __post_init__(self):
+        expression = self.program.expression
+        assert expression is not None
+        self.expression: Expression = expression
+        self.inputs = len(expression.inputs)
+        self.outputs = len(self.program.outputs)
+        self.modes = self.program.modes
+        self.uniform = self._find_uniform()
+        self.last_use = self._find_last_uses()
+        for k, mode in enumerate(self.modes):
+            if mode != "v" and (mode == "c" or k < self.outputs):
+                self._slot(OPERAND, k)
+
+    def _slot(self, kind: int, value: int) -> int:
+        return self.slots.setdefault((kind, value), len(self.slots))
+
+    def _find_uniform(self) -> list[bool]:
+        """Which values are the same for all elements."""
+        known = [self.modes[self.outputs + i] == "s" for i in range(self.inputs)]
+        for i in self.expression.instructions:
+            known.append(i.name != "index" and all(known[o] for o in i.operands))
+        return known
+
+    def _find_last_uses(self) -> dict[int, int]:
+        """The last instruction that reads each value; the stores come after all."""
+        last = {}
+        for j, i in enumerate(self.expression.instructions):
+            last.update(dict.fromkeys(i.operands, j))
+        last.update(dict.fromkeys(self.expression.outputs, 1 << 30))
+        return last
+
+    def _register(self, dtype: Dtype) -> int:
+        width = dtype.itemsize
+        if self.free.get(width):
+            return self.free[width].pop()
+        slot = self._slot(REGISTER, self.register_bytes)
+        self.register_bytes += width
+        self.width_of[slot] = width
+        return slot
+
+    def _cell(self) -> int:
+        self.uniforms += 1
+        return self._slot(UNIFORM, self.uniforms - 1)
+
+    def _constant(self, i: Instruction) -> int:
+        self.constants.append(struct.pack(PACK[i.dtype.name], i.immediate))
+        return self._slot(CONSTANT, len(self.constants) - 1)
+
+    def _load(self, value: int) -> int:
+        """The slot of an input, with the instruction that loads it where it needs one."""
+        k = self.outputs + value
+        mode, storage = self.modes[k], self.program.inputs[value]
+        in_place = storage is storage.compute
+        if mode == "s" and in_place:
+            return self._slot(SCALAR, k)
+        if mode == "s":
+            cell = self._cell()
+            self.prologue.append(
+                (f"load.{storage.name}", (cell, self._slot(SCALAR, k)))
+            )
+            return cell
+        if mode == "c" and in_place:
+            return self._slot(OPERAND, k)
+        register = self._register(storage.compute)
+        if mode == "c":
+            source, name = self._slot(OPERAND, k), f"load.{storage.name}"
+        else:
+            source, name = self._slot(VIEW, k), f"gather.{storage.name}"
+        self.body.append((name, (register, source)))
+        return register
+
+    def _at(self, value: int) -> int:
+        """The slot that holds a value, one element if it is uniform."""
+        if value not in self.where:
+            self.where[value] = self._load(value)
+        return self.where[value]
+
+    def _vector(self, value: int) -> int:
+        """The slot of a whole block of a value."""
+        slot = self._at(value)
+        if not self.uniform[value]:
+            return slot
+        if value not in self.filled:
+            dtype = self.expression.dtype_of(value)
+            # Written once and read by every block, so never from the free list.
+            register = self._slot(REGISTER, self.register_bytes)
+            self.register_bytes += dtype.itemsize
+            self.fills.append((f"fill.{dtype.itemsize}", (register, slot)))
+            self.filled[value] = register
+        return self.filled[value]
+
+    def _name(self, i: Instruction) -> str:
+        if i.name in ("cast", "cast_checked"):
+            source = self.expression.dtype_of(i.operands[0])
+            return f"{i.name}.{source.name}.{i.dtype.name}"
+        if i.name in ("where", "index") or not i.operands:
+            return f"{i.name}.{i.dtype.name}"
+        return f"{i.name}.{self.expression.dtype_of(i.operands[0]).name}"
+
+    def _operands(self, i: Instruction) -> tuple[str, list[int]]:
+        """The operation's name, in the variant that takes single elements if it exists."""
+        name = self._name(i)
+        letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
+        if "s" in letters and f"{name}.{letters}" in self.opcodes:
+            return f"{name}.{letters}", [self._at(o) for o in i.operands]
+        return name, [self._vector(o) for o in i.operands]
+
+    def _release(self, operands: tuple[int, ...], j: int) -> None:
+        for o in set(operands):
+            slot = self.where.get(o)
+            if slot in self.width_of and self.last_use[o] == j and not self.uniform[o]:
+                self.free.setdefault(self.width_of[slot], []).append(slot)
+
+    def _output_of(self, value: int, j: int) -> int | None:
+        """The output's slot that instruction j may write in place.
+
+        Only when every input has been read: an output may be the same memory as an input.
+        """
+        if any(self.last_use.get(v, -1) > j for v in range(self.inputs)):
+            return None
+        for k, v in enumerate(self.expression.outputs):
+            storage = self.program.outputs[k]
+            if v == value and self.modes[k] != "v" and storage is storage.compute:
+                return k
+        return None
+
+    def _instruction(self, j: int, i: Instruction) -> None:
+        value = self.inputs + j
+        if i.name == "const":
+            self.where[value] = self._constant(i)
+        elif self.uniform[value]:
+            slots = [self._at(o) for o in i.operands]
+            self.where[value] = cell = self._cell()
+            self.prologue.append((self._name(i), (cell, *slots)))
+        else:
+            name, slots = self._operands(i)
+            self._release(i.operands, j)
+            k = self._output_of(value, j)
+            out = self._register(i.dtype) if k is None else self._slot(OPERAND, k)
+            self.where[value] = out
+            self.body.append((name, (out, *slots)))
+
+    def _store(self, k: int, value: int) -> None:
+        storage, mode = self.program.outputs[k], self.modes[k]
+        out = self._slot(VIEW if mode == "v" else OPERAND, k)
+        slot = self._at(value)
+        if slot == out:
+            return
+        if self.uniform[value] and mode != "v" and storage is storage.compute:
+            self.body.append((f"fill.{storage.itemsize}", (out, slot)))
+            return
+        verb = "spread" if mode == "v" else "store"
+        self.body.append((f"{verb}.{storage.name}", (out, self._vector(value))))
+
+    def run(self) -> Lowering:
+        for j, i in enumerate(self.expression.instructions):
+            self._instruction(j, i)
+        # A load is a read too: all of them before the first store.
+        for value in self.expression.outputs:
+            self._at(value)
+        for k, value in enumerate(self.expression.outputs):
+            self._store(k, value)
+        return self
+
+    def block(self) -> int:
+        """Elements of a block: what keeps the registers in L1, within [64, 1024]."""
+        fitting = L1_BYTES // max(self.register_bytes, 1)
+        return max(64, min(1024, 1 << (fitting.bit_length() - 1)))
+
+    def cost(self) -> int:
+        return sum(_cost(name) for name, _ in self.body)
+
+    def pack(self) -> bytes:
+        """The bytes that Launch takes."""
+        moving = sum(kind == OPERAND for kind, _ in self.slots)
+        strided = sum(1 << k for k, mode in enumerate(self.modes) if mode == "v")
+        instructions = self.prologue + self.fills + self.body
+        header = struct.pack(
+            HEADER,
+            strided,
+            self.program.rank,
+            len(self.modes),
+            len(self.constants),
+            len(self.slots),
+            moving,
+            len(self.prologue),
+            len(self.fills),
+            len(self.body),
+            self.block(),
+            self.register_bytes,
+            self.uniforms,
+            max(512, 65536 // max(self.cost(), 2)),
+        )
+        slots = [struct.pack("<2i", *key) for key in self.slots]
+        code = [
+            struct.pack("<5i", self.opcodes[name], *(slots + (0, 0, 0))[:4])
+            for name, slots in instructions
+        ]
+        return b"".join([header, *self.constants, *slots, *code])
+
+
+def _cost(name: str) -> int:
+    verb, _, rest = name.partition(".")
+    cost = COSTS.get(verb, 1)
+    return cost * 3 if "float64" in rest and cost > 2 else cost
+
+
+def lower(program: Program, opcodes: Mapping[str, int]) -> Lowering:
+    """The lowering of an elementwise program; `opcodes` numbers the operations."""
+    _check(program)
+    return Lowering(program, opcodes).run()
+
+
+def _check(program: Program) -> None:
+    """Raises where a program contradicts itself: C would write past a buffer's end."""
+    expression = program.expression
+    assert expression is not None
+    operands = (*program.outputs, *program.inputs)
+    if len(program.modes) != len(operands) or set(program.modes) - set("csv"):
+        raise ValueError(f"{program.label}: modes {program.modes!r} for {len(operands)}")
+    if expression.inputs != tuple(t.compute for t in program.inputs):
+        raise TypeError(f"{program.label}: inputs {program.inputs} of other types")
+    for storage, value in zip(program.outputs, expression.outputs, strict=True):
+        if expression.dtype_of(value) is not storage.compute:
+            raise TypeError(
+                f"{program.label}: a value of {expression.dtype_of(value).name} can't be "
+                f"stored as {storage.name}; cast it to {storage.compute.name} first"
+            )
+
+
+def listing(program: Program, opcodes: Mapping[str, int]) -> str:
+    """The bytecode as text: one instruction a line, slots named by what they are."""
+    lowered = lower(program, opcodes)
+    names = {}
+    for (kind, value), slot in lowered.slots.items():
+        names[slot] = _slot_name(lowered, kind, value)
+    lines = [f"; {program.kernel}, blocks of {lowered.block()} elements"]
+    for title, code in (
+        ("once", lowered.prologue),
+        ("once, for a block", lowered.fills),
+        ("for each block", lowered.body),
+    ):
+        if code:
+            lines.append(f"{title}:")
+        for name, (out, *operands) in code:
+            sources = ", ".join(names[s] for s in operands)
+            lines.append(f"  {names[out]:8} = {name} {sources}".rstrip())
+    return "\n".join(lines)
+
+
+def _slot_name(lowered: Lowering, kind: int, value: int) -> str:
+    if kind in (OPERAND, SCALAR, VIEW):
+        outputs = lowered.outputs
+        name = f"y{value}" if value < outputs else f"x{value - outputs}"
+        return name + {OPERAND: "", SCALAR: "[0]", VIEW: "[...]"}[kind]
+    if kind == CONSTANT:
+        return _constant_text(lowered, value)
+    return f"{'r' if kind == REGISTER else 'u'}{value}"
+
+
+def _constant_text(lowered: Lowering, number: int) -> str:
+    constants = [i for i in lowered.expression.instructions if i.name == "const"]
+    return repr(constants[number].immediate)
+
+
+@functools.lru_cache(maxsize=4096)
+def pack(program: Program) -> bytes:
+    """The packed bytecode of a program, cached."""
+    from .. import _c
+
+    return lower(program, _c.OPCODES).pack()

@@ -1,0 +1,319 @@
+// y[b, i, j] = sum_l a[b, i, l] * x[b, l, j]  (x is called b where no batch is meant)
+//
+// The result is cut into tiles, the unit that threads share; each tile runs through l in
+// blocks of DEPTH, in order, so no sum depends on the tiles or on who does them. Inside,
+// after Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (ACM TOMS
+// 34, 2008): panels of b of TILE_COLUMNS columns and panels of a of TILE_ROWS rows are
+// packed, and TILE_ROWS x TILE_COLUMNS sums stay in registers. Panels of a keep the order
+// that a has, rows or columns, so packing a never transposes. Products with a vector read
+// the matrix once, in its own order. Integers wrap; they compute as unsigned.
+//
+// words: batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row, b_column,
+//        batch_shape[], a_batch_strides[], b_batch_strides[]
+#include <stdlib.h>
+#include "convert.h"
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// Sums must fit the registers beside TILE_VECTORS of b and one broadcast: 32 registers of
+// 64 bytes, 16 of 32, 16 of 16, 32 of 16. The blocks of a (BLOCK_ROWS x DEPTH) take half
+// of L2 (1 MiB where there is AVX-512, 256 KiB elsewhere).
+#define COMMA ,
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define TILE_ROWS 14
+#define TILE_VECTORS 2
+#define EACH_HEIGHT(F, S) F(2) S F(4) S F(6) S F(8) S F(10) S F(12) S F(14)
+#define BLOCK_ROWS ((int64_t)24 * TILE_ROWS)
+#define FMA_F32(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define FMA_F64(a, b, c) _mm512_fmadd_pd(a, b, c)
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VECTOR_BYTES 32
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#define EACH_HEIGHT(F, S) F(2) S F(4) S F(6)
+#define BLOCK_ROWS ((int64_t)16 * TILE_ROWS)
+#define FMA_F32(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define FMA_F64(a, b, c) _mm256_fmadd_pd(a, b, c)
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define TILE_ROWS 8
+#define TILE_VECTORS 3
+#define EACH_HEIGHT(F, S) F(2) S F(4) S F(6) S F(8)
+#define BLOCK_ROWS ((int64_t)16 * TILE_ROWS)
+#define FMA_F32(a, b, c) vfmaq_f32(c, a, b)
+#define FMA_F64(a, b, c) vfmaq_f64(c, a, b)
+#else
+#define VECTOR_BYTES 16
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
+#define EACH_HEIGHT(F, S) F(2) S F(4)
+#define BLOCK_ROWS ((int64_t)24 * TILE_ROWS)
+#define FMA_F32(a, b, c) ((a) * (b) + (c))
+#define FMA_F64(a, b, c) ((a) * (b) + (c))
+#endif
+#define PLAIN_FMA(a, b, c) ((a) * (b) + (c))
+#if defined(__FMA__) || defined(__aarch64__)
+#define SCALAR_FMA_F32(a, b, c) __builtin_fmaf(a, b, c)
+#define SCALAR_FMA_F64(a, b, c) __builtin_fma(a, b, c)
+#else
+#define SCALAR_FMA_F32 PLAIN_FMA
+#define SCALAR_FMA_F64 PLAIN_FMA
+#endif
+
+#define DEPTH ((int64_t)384)        // a panel of b, 384 x 32 float32, streams from L2
+#define DEPTH_STEP (DEPTH + 8)      // rows of a panel of a start in different cache sets
+#define BLOCK_COLUMNS ((int64_t)2048)  // 3 MiB of float32 panels of b, for L3
+#define DOT_BLOCK ((int64_t)512)       // elements converted at a time
+#define COLUMN_BLOCK ((int64_t)2048)   // sums kept in L1 while columns stream by
+// Up to so many rows, reading b in place is cheaper than packing it.
+#define DIRECT_ROWS ((int64_t)4 * TILE_ROWS)
+// A piece of work worth a thread, in multiply-adds: about 10 us of one core.
+#define PIECE ((int64_t)1 << 19)
+// The same for products with a vector, which memory bounds.
+#define VECTOR_PIECE ((int64_t)1 << 15)
+#define SMALLEST_TILE ((int64_t)64)
+
+typedef struct {
+    const void *data;
+    int dtype;
+    int64_t offset, row, column;
+} operand;
+
+typedef struct {
+    operand a, b;
+    void *y;
+    int y_dtype, compute;  // `compute` is the storage type that sums need no conversion to
+    int64_t batch, m, n, k, rank;
+    const int64_t *shape, *a_strides, *b_strides;
+    int64_t tile_height, tile_width, tiles_down, tiles_across;
+    bool a_in_columns;  // panels of a hold columns, because a's columns are contiguous
+    bool b_direct;      // full panels of b are read where they lie
+    bool dots;          // for a vector: rows of the matrix are contiguous, not columns
+} product;
+
+// A part of one product of the batch.
+typedef struct {
+    operand a, b;
+    int64_t y_offset, i, j, height, width;
+} tile;
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t rounded_up(int64_t a, int64_t b) { return divided_up(a, b) * b; }
+
+// SHUFFLE picks from the elements of a, numbered first, and b.
+#if defined(__clang__)
+#define SHUFFLE(MASK, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(MASK, a, b, ...) __builtin_shuffle(a, b, (MASK){__VA_ARGS__})
+#endif
+typedef int32_t mask4 __attribute__((vector_size(32)));
+typedef int64_t mask8 __attribute__((vector_size(32)));
+#define UNPACKED(...) __VA_ARGS__
+
+// Rows i and i + STEP swap the blocks that lie across the diagonal of their square.
+#define ROUND(MASK, v, SIZE, STEP, LOW, HIGH)                                          \
+    for (int i = 0; i < SIZE; i++)                                                     \
+        if (!(i & STEP)) {                                                             \
+            __typeof__(v[0]) low = SHUFFLE(MASK, v[i], v[i + STEP], UNPACKED LOW);     \
+            v[i + STEP] = SHUFFLE(MASK, v[i], v[i + STEP], UNPACKED HIGH);             \
+            v[i] = low;                                                                \
+        }
+#define TRANSPOSE_8X8(v)                                                               \
+    ROUND(mask4, v, 8, 1, (0, 8, 2, 10, 4, 12, 6, 14), (1, 9, 3, 11, 5, 13, 7, 15))    \
+    ROUND(mask4, v, 8, 2, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15))    \
+    ROUND(mask4, v, 8, 4, (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15))
+#define TRANSPOSE_4X4(v)                                                               \
+    ROUND(mask8, v, 4, 1, (0, 4, 2, 6), (1, 5, 3, 7))                                  \
+    ROUND(mask8, v, 4, 2, (0, 1, 4, 5), (2, 3, 6, 7))
+
+PN_DEFINE_LOAD(load_f32, float)
+PN_DEFINE_STORE(store_f32, float)
+PN_DEFINE_LOAD(load_f64, double)
+PN_DEFINE_STORE(store_f64, double)
+PN_DEFINE_LOAD(load_u32, uint32_t)
+PN_DEFINE_STORE(store_u32, uint32_t)
+PN_DEFINE_LOAD(load_u64, uint64_t)
+PN_DEFINE_STORE(store_u64, uint64_t)
+
+#define T float
+#define TYPE(name) name##_f32
+#define DTYPE PN_FLOAT32
+#define LOAD load_f32
+#define STORE store_f32
+#define FMA FMA_F32
+#define SCALAR_FMA SCALAR_FMA_F32
+#define TRANSPOSE TRANSPOSE_8X8
+#include "matmul_tile.h"
+
+#define T double
+#define TYPE(name) name##_f64
+#define DTYPE PN_FLOAT64
+#define LOAD load_f64
+#define STORE store_f64
+#define FMA FMA_F64
+#define SCALAR_FMA SCALAR_FMA_F64
+#define TRANSPOSE TRANSPOSE_4X4
+#include "matmul_tile.h"
+
+#define T uint32_t
+#define TYPE(name) name##_u32
+#define DTYPE PN_UINT32
+#define LOAD load_u32
+#define STORE store_u32
+#define FMA PLAIN_FMA
+#define SCALAR_FMA PLAIN_FMA
+#define TRANSPOSE TRANSPOSE_8X8
+#include "matmul_tile.h"
+
+#define T uint64_t
+#define TYPE(name) name##_u64
+#define DTYPE PN_INT64
+#define LOAD load_u64
+#define STORE store_u64
+#define FMA PLAIN_FMA
+#define SCALAR_FMA PLAIN_FMA
+#define TRANSPOSE TRANSPOSE_4X4
+#include "matmul_tile.h"
+
+// --- Tiles and batches -------------------------------------------------------------
+
+// The operands' offsets in product number `b` of the batch.
+static tile at_batch(const product *p, int64_t b) {
+    tile t = {.a = p->a, .b = p->b, .y_offset = b * p->m * p->n};
+    for (int64_t d = p->rank - 1; d >= 0; d--) {
+        int64_t i = b % p->shape[d];
+        b /= p->shape[d];
+        t.a.offset += i * p->a_strides[d];
+        t.b.offset += i * p->b_strides[d];
+    }
+    return t;
+}
+
+static void do_tiles(void *context, int64_t begin, int64_t end) {
+    const product *p = context;
+    int64_t each = p->tiles_down * p->tiles_across;
+    for (int64_t n = begin; n < end; n++) {
+        tile t = at_batch(p, n / each);
+        t.i = n % each / p->tiles_across * p->tile_height;
+        t.j = n % p->tiles_across * p->tile_width;
+        t.height = smaller(p->tile_height, p->m - t.i);
+        t.width = smaller(p->tile_width, p->n - t.j);
+        switch (p->compute) {
+        case PN_FLOAT64: do_tile_f64(p, &t); break;
+        case PN_INT64: do_tile_u64(p, &t); break;
+        case PN_UINT32: do_tile_u32(p, &t); break;
+        default: do_tile_f32(p, &t);
+        }
+    }
+}
+
+// Tiles of about equal size, at least four for each thread where the work is enough.
+static void cut(product *p) {
+    int64_t threads = pn_num_threads(), work = p->m * p->n * p->k / PIECE;
+    int64_t wanted = threads == 1 ? 1 : smaller(work, 4 * threads);
+    bool in_place = p->y_dtype == p->compute;
+    p->tile_height = in_place ? p->m : smaller(p->m, BLOCK_ROWS);
+    p->tile_width = in_place ? p->n : smaller(p->n, BLOCK_COLUMNS);
+    for (;;) {
+        p->tiles_down = divided_up(p->m, p->tile_height);
+        p->tiles_across = divided_up(p->n, p->tile_width);
+        if (p->batch * p->tiles_down * p->tiles_across >= wanted) return;
+        int64_t *longer = p->tile_height > p->tile_width ? &p->tile_height : &p->tile_width;
+        if (*longer < 2 * SMALLEST_TILE) return;
+        // Multiples of every tile's sides but 14 rows, which leaves one lower panel.
+        *longer = rounded_up(*longer / 2, longer == &p->tile_height ? TILE_ROWS : 32);
+    }
+}
+
+// Batches that differ in rows of a only are one product with more rows.
+static void fold_batches(product *p) {
+    while (p->rank > 0) {
+        int64_t last = p->rank - 1, size = p->shape[last];
+        if (p->m == 1) p->a.row = p->a_strides[last];
+        bool is_tail = p->b_strides[last] == 0 && p->a_strides[last] == p->m * p->a.row;
+        if (size != 1 && !is_tail) return;
+        p->m *= size;
+        p->batch /= size;
+        p->rank--;
+    }
+}
+
+// --- Vectors -----------------------------------------------------------------------
+
+static void do_vectors(void *context, int64_t begin, int64_t end) {
+    const product *p = context;
+    while (begin < end) {
+        int64_t b = begin / p->m, from = begin % p->m;
+        int64_t to = smaller(p->m, from + end - begin);
+        tile t = at_batch(p, b);
+        switch (p->compute) {
+        case PN_FLOAT64: do_vector_f64(p, &t, from, to); break;
+        case PN_INT64: do_vector_u64(p, &t, from, to); break;
+        case PN_UINT32: do_vector_u32(p, &t, from, to); break;
+        default: do_vector_f32(p, &t, from, to);
+        }
+        begin += to - from;
+    }
+}
+
+// A row vector times a matrix is the transposed matrix times a column vector.
+static void turn(product *p) {
+    operand a = p->a;
+    p->a = (operand){p->b.data, p->b.dtype, p->b.offset, p->b.column, p->b.row};
+    p->b = (operand){a.data, a.dtype, a.offset, a.column, a.row};
+    const int64_t *strides = p->a_strides;
+    p->a_strides = p->b_strides, p->b_strides = strides;
+    p->m = p->n, p->n = 1;
+}
+
+static int compute_type(int dtype) {
+    switch (dtype) {
+    case PN_FLOAT64: case PN_INT64: return dtype;
+    case PN_INT32: case PN_UINT32: case PN_UINT8: return PN_UINT32;
+    default: return PN_FLOAT32;
+    }
+}
+
+// int32 has the bits of uint32, and needs no conversion to it.
+static int storage_type(int dtype, int compute) {
+    return compute == PN_UINT32 && dtype == PN_INT32 ? PN_UINT32 : dtype;
+}
+
+static product read_words(const pn_args *args) {
+    const int64_t *w = args->words, rank = w[4];
+    int compute = compute_type(args->dtypes[0]);
+    return (product){
+        .a = {args->buffers[1], storage_type(args->dtypes[1], compute), w[5], w[6], w[7]},
+        .b = {args->buffers[2], storage_type(args->dtypes[2], compute), w[8], w[9], w[10]},
+        .y = args->buffers[0], .y_dtype = storage_type(args->dtypes[0], compute),
+        .compute = compute, .batch = w[0], .m = w[1], .n = w[2], .k = w[3], .rank = rank,
+        .shape = w + 11, .a_strides = w + 11 + rank, .b_strides = w + 11 + 2 * rank};
+}
+
+void PN_KERNEL(matmul)(const pn_args *args) {
+    product p = read_words(args);
+    int64_t count = p.batch * p.m * p.n;
+    if (count == 0) return;
+    if (p.k == 0) {
+        memset(p.y, 0, (size_t)(count * pn_itemsize(args->dtypes[0])));
+        return;
+    }
+    fold_batches(&p);
+    if (p.m == 1 && p.n > 1) turn(&p);
+    if (p.n == 1) {
+        p.dots = p.m == 1 || llabs(p.a.column) <= llabs(p.a.row);
+        pn_parallel_for(p.batch * p.m, VECTOR_PIECE / p.k + 1, do_vectors, &p);
+        return;
+    }
+    cut(&p);
+    p.a_in_columns = p.a.row == 1 && p.a.column != 1;
+    p.b_direct = p.b.column == 1 && p.b.dtype == p.compute && p.m <= DIRECT_ROWS;
+    int64_t grain = PIECE / (p.tile_height * p.tile_width * p.k) + 1;
+    pn_parallel_for(p.batch * p.tiles_down * p.tiles_across, grain, do_tiles, &p);
+}

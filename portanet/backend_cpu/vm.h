@@ -1,0 +1,66 @@
+// The bytecode that lower.py makes of an expression and elementwise.c interprets.
+//
+// A slot is a pointer that instructions name by number. Most move from block to block with
+// the operands; registers are scratch memory for one block; uniforms hold one element that
+// is worked out once for a launch.
+#ifndef PN_VM_H
+#define PN_VM_H
+#include "pn.h"
+
+typedef struct {
+    uint64_t strided;        // bit k: operand k has mode "v"
+    int32_t rank;            // of the strided operands
+    int32_t operands;        // buffers of the launch, at most 64
+    int32_t constants;       // of 8 bytes each
+    int32_t slots;
+    int32_t moving;          // how many of the slots, the first ones, are operands
+    int32_t prologue;        // instructions run once, for one element
+    int32_t fills;           // instructions run once, for a whole block
+    int32_t body;            // instructions run for each block
+    int32_t block;           // elements of a block, a multiple of 64
+    int32_t register_bytes;  // scratch for one element of every register
+    int32_t uniforms;
+    int32_t grain;           // elements worth a thread
+} pn_header;
+
+enum { PN_SLOT_OPERAND,   // value: operand; its element at the block's position
+       PN_SLOT_REGISTER,  // value: bytes for one element of the registers before it
+       PN_SLOT_CONSTANT,  // value: number of the constant
+       PN_SLOT_UNIFORM,   // value: number of the uniform
+       PN_SLOT_SCALAR,    // value: operand; its only element
+       PN_SLOT_VIEW };    // value: operand; its pn_view
+typedef struct {
+    int32_t kind, value;
+} pn_slot;
+
+typedef struct {
+    int32_t op, out, a, b, c;  // the number of the operation, and slots
+} pn_instruction;
+
+// The bytes that lower.py packs are, in order: pn_header, constants, slots, instructions
+// (prologue, fills, body).
+typedef struct {
+    pn_header header;
+    const int64_t *constants;
+    const pn_slot *slots;
+    const pn_instruction *instructions;
+} pn_code;
+
+typedef struct {
+    char *base;  // of element 0
+    const int64_t *shape, *strides;
+    int rank;
+} pn_view;
+
+// A piece of the launch: elements first .. first + n.
+typedef struct {
+    int64_t n, first;
+    const pn_args *args;
+} pn_block;
+
+typedef void (*pn_op)(const pn_block *block, void *out, const void *a, const void *b,
+                      const void *c);
+
+// The name of an operation, NULL past the last. The numbers are the same at each level.
+const char *pn_op_name_base(int number);
+#endif

@@ -1,0 +1,1 @@
+"""The compiler below tensors: traces, graphs, passes over them, plans."""

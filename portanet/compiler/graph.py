@@ -1,0 +1,165 @@
+"""The graph that passes work on: pieces of work on slots, in order.
+
+A slot is a buffer that will be. Elementwise work keeps its expression, so that passes can
+merge it; all other work is a kernel with its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..arrays import Emitter, Handle, layout
+from ..devices import Device
+from ..op import Spec
+from ..program import Program
+from ..scalars import Expression
+from .lazy import Call, Lazy, Source
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A buffer: `source` where it exists before the replay, else it is made by work."""
+
+    nbytes: int
+    source: Source | None = None
+    kept: bool = False  # read after the replay: a result, or an assigned value
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One launch to be. Either `expression` or `program` is set."""
+
+    outs: list[Handle]
+    ins: list[Handle]
+    label: str
+    line: str
+    expression: Expression | None = None
+    program: Program | None = None
+    words: tuple[int, ...] = ()
+    parts: list[str] = field(default_factory=list)  # the operators merged into this one
+
+
+@dataclass(eq=False)
+class Graph:
+    """Work in order, on slots."""
+
+    device: Device
+    slots: list[Slot] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    results: list[Handle] = field(default_factory=list)
+
+    def slot(self, nbytes: int, source: Source | None = None) -> int:
+        self.slots.append(Slot(nbytes, source))
+        return len(self.slots) - 1
+
+    def writers(self) -> dict[int, list[int]]:
+        """Slot -> the numbers of the work that writes it."""
+        found: dict[int, list[int]] = {}
+        for i, w in enumerate(self.work):
+            for h in w.outs:
+                found.setdefault(h.slot, []).append(i)
+        return found
+
+    def readers(self) -> dict[int, list[int]]:
+        """Slot -> the numbers of the work that reads it."""
+        found: dict[int, list[int]] = {}
+        for i, w in enumerate(self.work):
+            for h in w.ins:
+                found.setdefault(h.slot, []).append(i)
+        return found
+
+
+class Recorder(Emitter):
+    """An Emitter that writes work into a graph instead of building launches."""
+
+    def __init__(self, graph: Graph, label: str, line: str, inputs: Sequence[Handle]):
+        super().__init__(graph.device, label, ())
+        self.graph, self.line, self.inputs = graph, line, list(inputs)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Handle:
+        made = layout(shape, dtype, self.device)
+        nbytes = made.size * self.device.backend.itemsize(dtype)
+        return Handle(self.graph.slot(nbytes), made)
+
+    def launch(self, program: Program, words, outputs, inputs) -> None:
+        self.graph.work.append(
+            Work(list(outputs), list(inputs), self.label, self.line, None, program,
+                 tuple(words), [self.label])
+        )  # fmt: skip
+
+    def elementwise(self, expression, outputs, inputs) -> None:
+        if 0 in outputs[0].layout.shape:
+            return
+        self.graph.work.append(
+            Work(list(outputs), list(inputs), self.label, self.line, expression, None, (),
+                 [self.label])
+        )  # fmt: skip
+
+
+def lower(device: Device, calls: Sequence[Call], ends: Sequence[Lazy]) -> Graph:
+    """The work of the calls that `ends` need, each operator through its own lowering."""
+    graph = Graph(device)
+    handles: dict[int, Handle] = {}  # id of a Lazy
+    by_call: dict[int, list[Handle]] = {}
+
+    def handle(x: Lazy) -> Handle:
+        if id(x) not in handles:
+            if isinstance(x.origin, Source):
+                handles[id(x)] = _source_handle(graph, x)
+            else:
+                handles[id(x)] = by_call[id(x.origin)][x.index]
+        return handles[id(x)]
+
+    for call in _needed(calls, ends):
+        inputs = [handle(x) for x in call.args]
+        emit = Recorder(graph, call.op.name, call.line, inputs)
+        if call.op.formula is not None:
+            made = emit.formula(call.op, inputs, call.specs, call.static)
+        else:
+            made = call.op.lower(emit, *inputs, **call.static)  # type: ignore[misc]
+        made = [made] if isinstance(made, Handle) else list(made)
+        for spec, h in zip(call.specs, made, strict=True):
+            assert spec == Spec(h.layout.shape, h.layout.dtype), (call.op.name, spec, h)
+        by_call[id(call)] = made
+    for x in ends:
+        graph.results.append(_owned(graph, handle(x)))
+    for h in graph.results:
+        graph.slots[h.slot].kept = True
+    return graph
+
+
+def _source_handle(graph: Graph, x: Lazy) -> Handle:
+    """A slot that exists already. An argument or state is seen through the layout it had
+    when the function was traced, which the guards hold it to."""
+    source = x.origin
+    seen = source.layout if source.layout is not None else layout(x.shape, x.dtype, x.device)
+    nbytes = seen.size * graph.device.backend.itemsize(seen.dtype)
+    return Handle(graph.slot(nbytes, source), seen)
+
+
+def _needed(calls: Sequence[Call], ends: Sequence[Lazy]) -> list[Call]:
+    """The calls that the ends come from, in order."""
+    needed = {id(x.origin) for x in ends}
+    kept = []
+    for call in reversed(calls):
+        if id(call) in needed:
+            kept.append(call)
+            needed.update(id(x.origin) for x in call.args)
+    return kept[::-1]
+
+
+def _owned(graph: Graph, h: Handle) -> Handle:
+    """The result in a slot of its own, contiguous: no view of a state or of another result
+    leaves a replay, since its memory will be written again."""
+    taken = any(h.slot == r.slot for r in graph.results)
+    whole = h.layout.contiguous and h.layout.offset == 0
+    fresh = graph.slots[h.slot].source is None and not taken and whole
+    size = h.layout.size * graph.device.backend.itemsize(h.layout.dtype)
+    if fresh and graph.slots[h.slot].nbytes == size:
+        return h
+    emit = Recorder(graph, "copy", "result", [h])
+    made = emit.empty(h.layout.shape, h.layout.dtype)
+    emit.copy(h, made)
+    return made

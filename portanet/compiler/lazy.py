@@ -1,0 +1,213 @@
+"""Lazy: an argument that stores the call instead of running it, and the tracer it fills.
+
+While a tracer is active every tensor that is read becomes a Lazy: an argument of the traced
+function, or a state, the handle whose value each replay reads anew. Nobody lists states; the
+trace finds them. Operators, gradients, modules and kernels do not know that it exists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, Layout, constant, from_numpy
+from ..devices import Device
+from ..dtypes import Dtype
+from ..op import Op, Spec
+
+PACKAGE = str(Path(__file__).parent.parent)
+
+
+class TraceError(RuntimeError):
+    """The traced function did what no trace can hold; the message names the line."""
+
+
+def user_line() -> str:
+    """The innermost line outside of the package: "step.py:12 in step"."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    if frame is None:
+        return "?"
+    name = Path(frame.f_code.co_filename).name
+    return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """Where a value comes from that no call made: its array is found anew at each replay."""
+
+    kind: str  # "argument", "state", "constant"
+    get: Callable[[], Array] | None  # None for an argument, whose place is `index`
+    layout: Layout | None  # the array's, when it was traced
+    index: int = -1
+    number: Any = None  # of a constant that is one number
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One operator on lazy values."""
+
+    op: Op
+    args: tuple[Lazy, ...]
+    static: dict[str, Any]
+    specs: tuple[Spec, ...]
+    line: str
+
+
+class Lazy:
+    """A value that a replay will compute: its shape, dtype, device and origin."""
+
+    __slots__ = ("__weakref__", "device", "dtype", "index", "origin", "shape", "tracer")
+    level = 1
+
+    def __init__(self, tracer: Tracer, spec: Spec, device: Device, origin, index: int = 0):
+        self.tracer, self.device, self.origin, self.index = tracer, device, origin, index
+        self.shape, self.dtype = spec
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        n = 1
+        for k in self.shape:
+            n *= k
+        return n
+
+    def constant(self, value: Any, dtype: Dtype) -> Lazy:
+        """A number, known to the compiler."""
+        return self.tracer.number(value, dtype, self.device)
+
+    def from_numpy(self, values: np.ndarray, dtype: Dtype) -> Lazy:
+        """An array that the trace keeps."""
+        return self.tracer.lift(from_numpy(values, dtype, self.device))
+
+    def _apply(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        return self.tracer.call(op, args, static)
+
+    def numpy(self) -> np.ndarray:
+        raise TraceError(
+            f"compile: {user_line()} reads the value of a tensor, which is not known while "
+            "the function is traced; return the tensor and read it outside, or use where()"
+        )
+
+    def to(self, device: Device) -> Lazy:
+        if device is self.device:
+            return self
+        raise TraceError(
+            f"compile: {user_line()} moves a tensor from {self.device} to {device}; "
+            "a compiled function stays on one device: move it before the call"
+        )
+
+
+@dataclass(eq=False)
+class Tracer:
+    """What one trace has found: calls in order, sources, and assigned tensors."""
+
+    calls: list[Call] = field(default_factory=list)
+    sources: list[tuple[Source, Lazy]] = field(default_factory=list)
+    assigned: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id: handle, value
+    states: dict[int, tuple[Any, Lazy]] = field(default_factory=dict)
+    grads: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id: leaf, start grad
+    modules: dict[int, tuple[Any, bool]] = field(default_factory=dict)
+    _arrays: dict[int, tuple[Array, Lazy]] = field(default_factory=dict)
+    _numbers: dict[Any, Lazy] = field(default_factory=dict)
+    _known: dict[Any, Any] = field(default_factory=dict)
+
+    def _source(self, kind: str, get: Any, x: Array, index=-1, number=None) -> Lazy:
+        source = Source(kind, get, x.layout, index, number)
+        made = Lazy(self, Spec(x.shape, x.dtype), x.device, source)
+        self.sources.append((source, made))
+        return made
+
+    def argument(self, x: Array, index: int) -> Lazy:
+        """The lazy value of an argument of the function."""
+        return self._source("argument", None, x, index)
+
+    def read(self, tensor: Any) -> Lazy:
+        """The lazy value of a tensor; a tensor from outside becomes a state."""
+        value = tensor.value
+        if type(value) is Lazy:
+            return value
+        known = self.states.get(id(tensor))
+        if known is None:
+            made = self._source("state", lambda: tensor.value, value)
+            known = self.states[id(tensor)] = (tensor, made)
+        return known[1]
+
+    def read_grad(self, leaf: Any) -> Any:
+        """The gradient that a leaf has when the function starts, or None."""
+        self.look_at_grad(leaf)
+        grad = leaf.grad
+        if grad is None or type(grad.value) is Lazy:
+            return None if grad is None else grad.value
+        return self._source("state", lambda: leaf.grad.value, grad.value)
+
+    def look_at_grad(self, leaf: Any) -> None:
+        """Remember what the gradient of a leaf was when it was first touched."""
+        self.grads.setdefault(id(leaf), (leaf, leaf.grad))
+
+    def write(self, tensor: Any) -> None:
+        """A tensor is about to be assigned; remember what it was."""
+        if type(tensor.value) is not Lazy:
+            self.read(tensor)
+            self.assigned.setdefault(id(tensor), (tensor, tensor.value))
+
+    def number(self, value: Any, dtype: Dtype, device: Device) -> Lazy:
+        """A number, known to the compiler."""
+        key = (repr(value), dtype, device)
+        if key not in self._numbers:
+            array = constant(value, dtype, device)
+            number = bool(value) if dtype.kind == "bool" else value
+            self._numbers[key] = self._source(
+                "constant", lambda: array, array, number=number
+            )
+        return self._numbers[key]
+
+    def lift(self, value: Any) -> Lazy:
+        """An array that is no tensor's: kept as it is."""
+        if type(value) is Lazy:
+            return value
+        if id(value) not in self._arrays:
+            made = self._source("constant", lambda: value, value)
+            self._arrays[id(value)] = (value, made)
+        return self._arrays[id(value)][1]
+
+    def call(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        """Store a call; the same call made before gives the same values."""
+        xs = tuple(self.lift(a) for a in args)
+        device = xs[0].device
+        for x in xs:
+            if x.device is not device:
+                raise ValueError(
+                    f"{op.name}: tensors are on {device} and {x.device}; "
+                    f'move one with .to("{device}")'
+                )
+        result = op.rule(*(Spec(x.shape, x.dtype) for x in xs), **static)
+        if op.formula is None and _decomposes(op, device):
+            return op.fallback(*xs, **static)  # type: ignore[misc]
+        key = (op, *map(id, xs), *static.items())
+        if key in self._known:
+            return self._known[key]
+        several = not isinstance(result, Spec)
+        specs = result if several else (result,)
+        made = Call(op, xs, static, tuple(specs), user_line())
+        self.calls.append(made)
+        values = tuple(Lazy(self, s, device, made, i) for i, s in enumerate(specs))
+        self._known[key] = values if several else values[0]
+        return self._known[key]
+
+
+def _decomposes(op: Op, device: Device) -> bool:
+    if op.lower is None:
+        return True
+    if op.fallback is None or op.kernel is None:
+        return False
+    return not device.backend.has(op.kernel)

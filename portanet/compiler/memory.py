@@ -1,0 +1,64 @@
+"""Pass: temporaries that do not live at the same time share a buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .graph import Graph
+
+
+@dataclass
+class Memory:
+    """Slot -> the number of the block that holds it, and the bytes of each block."""
+
+    block_of: dict[int, int]
+    sizes: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks."""
+        return sum(self.sizes)
+
+
+def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
+    """Temporary slot -> the first and the last work that touches it."""
+    found: dict[int, tuple[int, int]] = {}
+    for i, w in enumerate(graph.work):
+        for h in (*w.outs, *w.ins):
+            slot = graph.slots[h.slot]
+            if slot.source is None and not slot.kept:
+                found[h.slot] = (found.get(h.slot, (i, i))[0], i)
+    return found
+
+
+def plan(graph: Graph) -> Memory:
+    """Give each temporary the smallest block that is free and large enough, else the largest
+    free one, grown; a block is free after the last work that touches what it holds."""
+    spans = lifetimes(graph)
+    begins: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for slot, (first, last) in spans.items():
+        begins.setdefault(first, []).append(slot)
+        ends.setdefault(last, []).append(slot)
+    memory = Memory({}, [])
+    free: list[int] = []
+    for i in range(len(graph.work)):
+        for slot in sorted(begins.get(i, ()), key=lambda s: -graph.slots[s].nbytes):
+            memory.block_of[slot] = _take(memory, free, graph.slots[slot].nbytes)
+        for slot in ends.get(i, ()):
+            free.append(memory.block_of[slot])
+    return memory
+
+
+def _take(memory: Memory, free: list[int], nbytes: int) -> int:
+    enough = [b for b in free if memory.sizes[b] >= nbytes]
+    if enough:
+        block = min(enough, key=lambda b: memory.sizes[b])
+    elif free:
+        block = max(free, key=lambda b: memory.sizes[b])
+        memory.sizes[block] = nbytes
+    else:
+        memory.sizes.append(nbytes)
+        return len(memory.sizes) - 1
+    free.remove(block)
+    return block

@@ -1,0 +1,162 @@
+"""The functions behind the layers, under PyTorch's names; they hold no state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..autograd import Tensor, no_grad
+from ..ops import dropout as dropping
+from ..ops import elementwise as e
+from ..ops import normalise
+from ..ops.create import one_hot
+from ..ops.elementwise import (
+    elu,
+    gelu,
+    hardtanh,
+    leaky_relu,
+    mish,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from ..ops.linear import matmul
+from ..ops.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    l1_loss,
+    log_softmax,
+    mse_loss,
+    nll_loss,
+    softmax,
+)
+from ..ops.normalise import layer_norm
+from ..ops.shape import flatten, matrix_transpose, pad, reshape
+from ..random import Generator, default_generator
+
+__all__ = [
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "flatten",
+    "gelu",
+    "hardtanh",
+    "huber_loss",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "mish",
+    "mse_loss",
+    "nll_loss",
+    "one_hot",
+    "pad",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+
+def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> Any:
+    """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,).
+
+    >>> nn.functional.linear(pn.ones((1, 2)), pn.tensor([[1.0, 2.0]])).item()
+    3.0
+    """
+    shape, width = x.shape, weight.shape[-1]
+    if not shape or shape[-1] != width:
+        features = shape[-1] if shape else "no"
+        raise ValueError(
+            f"{name}: input has {features} features, weight expects {width} "
+            f"(input shape {shape})"
+        )
+    if x.device is not weight.device:
+        raise ValueError(
+            f"{name}: the input is on {x.device}, the weight on {weight.device}; move "
+            f'one with .to("{weight.device}")'
+        )
+    rows = x if len(shape) <= 2 else reshape(x, (math.prod(shape[:-1]), width))
+    y = matmul(rows, matrix_transpose(weight))
+    if bias is not None:
+        y = e.add(y, bias)
+    return y if rows is x else reshape(y, (*shape[:-1], weight.shape[0]))
+
+
+def check_probability(name: str, p: float) -> None:
+    """ValueError where p is not in [0, 1]."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p is a probability in [0, 1], not {p}")
+
+
+def dropout(
+    x: Any, p: float = 0.5, training: bool = True, generator: Generator | None = None
+) -> Any:
+    """Elements 0 with probability p, the others x / (1 - p); x itself where not training.
+
+    >>> nn.functional.dropout(pn.ones(3), 1.0)
+    tensor([0., 0., 0.])
+    """
+    check_probability("dropout", p)
+    if not x.dtype.is_float:
+        raise TypeError(f"dropout: a floating dtype is needed, not {x.dtype.name}")
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return e.multiply(x, 0)
+    source = generator or default_generator
+    bits = source.bits(x.size, x.device)
+    return dropping.drop(x, reshape(bits, x.shape), p)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+    *,
+    name: str = "batch_norm",
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel, axis 1.
+
+    In training mean and variance are the batch's, and the running ones are assigned: they
+    move toward the batch's by `momentum`, the variance divided by n - 1.
+    """
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError(
+                f"{name}: running statistics are needed in evaluation, or training=True"
+            )
+        return normalise.batch_norm(
+            x, running_mean, running_var, weight, bias, of_batch=False, eps=eps,
+            name=name,
+        )  # fmt: skip
+    middle, var, count = normalise.batch_statistics(x, name)
+    if running_mean is not None:
+        _follow(running_mean, middle, 1.0, momentum)
+    if running_var is not None:
+        _follow(running_var, var, count / (count - 1), momentum)
+    return normalise.batch_norm(
+        x, middle, var, weight, bias, of_batch=True, eps=eps, name=name
+    )
+
+
+def _follow(running: Tensor, new: Tensor, scale: float, momentum: Any) -> None:
+    """Move a running statistic toward `new * scale`."""
+    with no_grad():
+        new = reshape(new.detach(), running.shape)
+        new = new if scale == 1.0 else e.multiply(new, scale)
+        moved = normalise.running_average(running, new, momentum)
+        running.assign(e.astype(moved, running.dtype))

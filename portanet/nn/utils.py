@@ -1,0 +1,60 @@
+"""Clipping gradients before a step, without reading anything back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ..autograd import Tensor, no_grad
+from ..creation import zeros
+from ..ops import elementwise as e
+from ..ops.reduce import norm
+from ..ops.shape import stack
+
+
+def _with_gradient(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    return [p for p in given if p.grad is not None]
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0
+) -> Tensor:
+    """Scale the gradients so that the norm of all together is at most max_norm.
+
+    Gives the norm before, a 0-d tensor on the parameters' device. Pascanu, Mikolov and
+    Bengio, ICML 2013.
+
+    >>> p = nn.Parameter([3.0, 4.0])
+    >>> (p * p / 2).sum().backward()
+    >>> nn.utils.clip_grad_norm_(p, 1.0).item()
+    5.0
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm can't be negative: {max_norm}")
+    chosen = _with_gradient(parameters)
+    if not chosen:
+        return zeros(())
+    kind: Any = math.inf if norm_type == math.inf else float(norm_type)
+    with no_grad():
+        grads = [p.grad for p in chosen]
+        total = norm(stack([norm(g, ord=kind) for g in grads]), ord=kind)
+        # 1e-6 as in PyTorch, so that a norm of 0 does not divide.
+        scale = e.minimum(e.divide(max_norm, e.add(total, 1e-6)), 1.0)
+        for p, g in zip(chosen, grads, strict=True):
+            p.grad = e.multiply(g, e.astype(scale, g.dtype))
+    return total
+
+
+def clip_grad_value_(
+    parameters: Tensor | Iterable[Tensor], clip_value: float
+) -> None:
+    """Limit each element of the gradients to [-clip_value, clip_value]."""
+    if not clip_value >= 0:
+        raise ValueError(
+            f"clip_grad_value_: clip_value can't be negative: {clip_value}"
+        )
+    with no_grad():
+        for p in _with_gradient(parameters):
+            p.grad = e.clip(p.grad, -clip_value, clip_value)

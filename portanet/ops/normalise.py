@@ -1,0 +1,285 @@
+"""Normalisation: mean 0 and variance 1 along axes, and the scale and shift after it.
+
+The statistics are plain operators, so that they can be kept (batch norm's running ones); the
+step after them carries the whole gradient, the statistics' share included, so that going
+backward takes four launches and not a walk through each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import scalars as s
+from ..dtypes import float32
+from ..op import Bad, Case, Op, Spec
+from . import elementwise as e
+from .reduce import mean
+from .shape import as_shape, reshape
+
+# Statistics ------------------------------------------------------------------------------
+
+square_distance = e.elementwise(
+    "square_distance",
+    lambda x, y: (x - y) * (x - y),
+    lambda x, y: np.square(x - y),
+    # The difference is rounded before it is squared: the bound is one of |x| ** 2.
+    ulps=16,
+    doc="(x - y) ** 2 in one launch.",
+)
+
+
+def moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """Mean and variance (divided by n) over the axes, which stay with size 1.
+
+    In two passes; three launches.
+    """
+    middle = mean(x, axis=axes, keepdims=True)
+    return middle, mean(square_distance(x, middle), axis=axes, keepdims=True)
+
+
+# Standardising ---------------------------------------------------------------------------
+
+
+def _standard_formula(x, mean, var, *, axes, eps):
+    return (x - mean) * s.rsqrt(var + eps)
+
+
+def _slope_formula(g, y, var, g_mean, gy_mean, *, eps):
+    return (g - g_mean - y * gy_mean) * s.rsqrt(var + eps)
+
+
+def _first(*ts, **static):
+    return ts[0], ts[0]
+
+
+_slope = e._part("standardize_slope", _slope_formula, _first)
+
+
+def _standard_grad(g, y, x, middle, var, *, axes, eps):
+    """dy/dx with mean and variance as functions of x, so theirs is not asked for.
+
+    rsqrt(var + eps) * (g - mean(g) - y * mean(g * y)); Ioffe and Szegedy, ICML 2015.
+    """
+    g_mean = mean(g, axis=axes, keepdims=True)
+    gy_mean = mean(e.multiply(g, y), axis=axes, keepdims=True)
+    return _slope(g, y, var, g_mean, gy_mean, eps=eps)
+
+
+# A part: its inputs are not independent, so it is tested through `standardize`.
+_standard = Op(
+    "standardize_by",
+    lambda x, middle, var, *, axes, eps: Spec(x.shape, x.dtype),
+    grad=(_standard_grad, None, None),
+    formula=_standard_formula,
+    casts=lambda *ts, **static: [ts[0].compute] * 3,
+    listed=False,
+)
+
+
+def standardize_by(x: Any, middle: Any, var: Any, axes: tuple[int, ...], eps: float):
+    """(x - mean) / sqrt(var + eps) for the mean and variance that `moments` gave for x.
+
+    The gradient is that of the whole, through mean and variance too.
+    """
+    return _standard(x, middle, var, axes=axes, eps=float(eps))
+
+
+def _standardize_rule(x: Spec, *, axes, eps) -> Spec:
+    if not x.dtype.is_float:
+        raise TypeError(
+            f"standardize: a floating dtype is needed, not {x.dtype.name}"
+        )
+    for a in axes:
+        if x.shape[a] == 0:
+            raise ValueError(f"standardize: axis {a} of shape {x.shape} is empty")
+    return Spec(x.shape, x.dtype)
+
+
+def _standardize_reference(x, *, axes, eps):
+    middle = x.mean(axes, keepdims=True)
+    return (x - middle) / np.sqrt(x.var(axes, keepdims=True) + eps)
+
+
+standardize = Op(
+    "standardize",
+    _standardize_rule,
+    reference=_standardize_reference,
+    cases=lambda rng: [
+        Case([rng.normal(1, 2, shape)], {"axes": axes, "eps": 1e-5}, _FLOATS)
+        for shape, axes in [
+            ((3, 5), (1,)),
+            ((6, 4), (0,)),
+            ((5, 3, 7), (0, 2)),
+            ((2, 3, 4), (1, 2)),
+            ((2, 1031), (1,)),
+        ]
+    ],
+    fallback=lambda x, *, axes, eps: standardize_by(x, *moments(x, axes), axes, eps),
+    bad=[
+        Bad(
+            [((2, 0), "float32")], {"axes": (1,), "eps": 1e-5}, ValueError,
+            "standardize: axis 1 .* empty",
+        ),
+        Bad(
+            [((2, 2), "int32")], {"axes": (1,), "eps": 1e-5}, TypeError,
+            "standardize: a floating dtype",
+        ),
+    ],
+    ulps=32,
+    doc="(x - mean) / sqrt(var + eps) over the axes.",
+)  # fmt: skip
+_FLOATS = ("float32", "float64")
+
+# Scale and shift -------------------------------------------------------------------------
+
+affine = e.elementwise(
+    "affine",
+    lambda x, weight, bias: x * weight + bias,
+    lambda x, weight, bias: x * weight + bias,
+    grad=(
+        lambda g, y, x, weight, bias: e.multiply(g, weight),
+        lambda g, y, x, weight, bias: e.multiply(g, x),
+        lambda g, y, x, weight, bias: g,
+    ),
+    # The terms may cancel: the bound is on their size.
+    ulps=32,
+    doc="x * weight + bias in one launch.",
+)
+
+normalise_by = e.elementwise(
+    "normalise_by",
+    lambda x, mean, var, *, eps: (x - mean) * s.rsqrt(var + eps),
+    lambda x, mean, var, *, eps: (x - mean) / np.sqrt(var + eps),
+    types="float",
+    domain=((-3.0, 3.0), (-3.0, 3.0), (0.1, 4.0)),
+    static=({"eps": 1e-5},),
+    ulps=32,
+    doc="(x - mean) / sqrt(var + eps) for a mean and variance that are given, as at "
+    "inference.",
+)
+
+running_average = e.elementwise(
+    "running_average",
+    lambda old, new, weight: old + weight * (new - old),
+    lambda old, new, weight: old + weight * (new - old),
+    domain=((-3.0, 3.0), (-3.0, 3.0), (0.1, 0.9)),
+    grad=None,
+    ulps=32,
+    doc="old + weight * (new - old).",
+)
+
+
+def _scaled(x: Any, weight: Any, bias: Any) -> Any:
+    if weight is not None and bias is not None:
+        return affine(x, weight, bias)
+    if weight is not None:
+        return e.multiply(x, weight)
+    return x if bias is None else e.add(x, bias)
+
+
+def _wide(x: Any) -> Any:
+    """Half precision is normalised in float32."""
+    return e.astype(x, float32) if x.dtype.itemsize < 4 else x
+
+
+def _floating(name: str, x: Any) -> None:
+    if not x.dtype.is_float:
+        raise TypeError(f"{name}: a floating dtype is needed, not {x.dtype.name}")
+
+
+# Layer norm ------------------------------------------------------------------------------
+
+
+def layer_norm(
+    x: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes.
+
+    normalized_shape: the sizes of those axes; weight and bias have that shape. float16 and
+    bfloat16 are computed in float32. Ba, Kiros and Hinton, 2016.
+
+    >>> nn.functional.layer_norm(pn.tensor([[1.0, 3.0]]), 2, eps=0.0)
+    tensor([[-1.,  1.]])
+    """
+    name, sizes = "layer_norm", as_shape("layer_norm", normalized_shape)
+    _floating(name, x)
+    if not sizes or tuple(x.shape[-len(sizes) :]) != sizes:
+        raise ValueError(
+            f"{name}: the last axes of the input {x.shape} must be {sizes}"
+        )
+    for what, w in (("weight", weight), ("bias", bias)):
+        if w is not None and tuple(w.shape) != sizes:
+            raise ValueError(f"{name}: {what} is {w.shape}, {sizes} is needed")
+    axes = tuple(range(len(x.shape) - len(sizes), len(x.shape)))
+    y = standardize(_wide(x), axes=axes, eps=float(eps))
+    return e.astype(_scaled(y, weight, bias), x.dtype)
+
+
+# Batch norm ------------------------------------------------------------------------------
+
+
+def _per_channel(v: Any, rank: int) -> Any:
+    """(c,) as (1, c, 1, ...), where channels are axis 1."""
+    return v if v is None or rank == 2 else reshape(v, (-1, *[1] * (rank - 2)))
+
+
+def _check_channels(name: str, x: Any, **vectors: Any) -> None:
+    _floating(name, x)
+    if len(x.shape) < 2:
+        raise ValueError(f"{name}: (n, channels, ...) is needed, got shape {x.shape}")
+    for what, v in vectors.items():
+        if v is not None and tuple(v.shape) != (x.shape[1],):
+            raise ValueError(
+                f"{name}: input {x.shape} has {x.shape[1]} channels, "
+                f"{what} is {tuple(v.shape)}"
+            )
+
+
+def batch_statistics(x: Any, name: str = "batch_norm") -> tuple[Any, Any, int]:
+    """Mean and variance of each channel with axes of size 1 elsewhere, and how many values
+    a channel has; ValueError where that is less than 2."""
+    axes = (0, *range(2, len(x.shape)))
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    if count < 2:
+        raise ValueError(
+            f"{name}: more than one value per channel is needed in training, got input "
+            f"shape {x.shape}; use a larger batch, or eval()"
+        )
+    return *moments(_wide(x), axes), count
+
+
+def batch_norm(
+    x: Any,
+    middle: Any,
+    var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    of_batch: bool,
+    eps: float = 1e-5,
+    name: str = "batch_norm",
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel, axis 1.
+
+    of_batch: mean and var are what `batch_statistics` gave for x, and the gradient goes
+    through them; else they are vectors, one number a channel.
+    """
+    rank = len(x.shape)
+    _check_channels(name, x, weight=weight, bias=bias)
+    if of_batch:
+        axes = (0, *range(2, rank))
+        y = standardize_by(_wide(x), middle, var, axes, eps)
+    else:
+        _check_channels(name, x, mean=middle, var=var)
+        middle, var = (_per_channel(v, rank) for v in (middle, var))
+        y = normalise_by(_wide(x), middle, var, eps=float(eps))
+    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
+    return e.astype(y, x.dtype)

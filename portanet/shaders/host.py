@@ -1,0 +1,459 @@
+"""The only module that touches wgpu-py: open a device, buffers, pipelines, dispatches.
+
+Everything above it sees opaque handles, so that another host (Dawn, a browser) can take
+its place. An error inside a submit aborts the process (wgpu-native 29), so all commands
+are validated by `finish` before, and nothing is ever destroyed, only dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from ..errors import DeviceError, OutOfMemoryError
+
+# The defaults of the WebGPU specification, which every device has (gpuweb.github.io,
+# 3.6.2). wgpu-py 0.32 asks for all that the adapter has where a limit is left out.
+DEFAULT_LIMITS = {
+    "max-buffer-size": 256 << 20,
+    "max-storage-buffer-binding-size": 128 << 20,
+    "max-storage-buffers-per-shader-stage": 8,
+    "max-uniform-buffer-binding-size": 64 << 10,
+    "max-uniform-buffers-per-shader-stage": 12,
+    "max-bind-groups": 4,
+    "max-bindings-per-bind-group": 1000,
+    "max-dynamic-storage-buffers-per-pipeline-layout": 4,
+    "max-dynamic-uniform-buffers-per-pipeline-layout": 8,
+    "max-compute-workgroup-storage-size": 16384,
+    "max-compute-invocations-per-workgroup": 256,
+    "max-compute-workgroup-size-x": 256,
+    "max-compute-workgroup-size-y": 256,
+    "max-compute-workgroup-size-z": 64,
+    "max-compute-workgroups-per-dimension": 65535,
+    "min-storage-buffer-offset-alignment": 256,
+    "min-uniform-buffer-offset-alignment": 256,
+}
+# Where the adapter has more of these, it is asked for.
+USEFUL_LIMITS = (
+    "max-buffer-size",
+    "max-storage-buffer-binding-size",
+    "max-storage-buffers-per-shader-stage",
+    "max-compute-workgroup-storage-size",
+    "max-compute-invocations-per-workgroup",
+    "max-compute-workgroup-size-x",
+    "max-compute-workgroup-size-y",
+)
+FEATURES = ("shader-f16", "timestamp-query")
+
+STORAGE = 0x80 | 0x4 | 0x8  # STORAGE, COPY_SRC, COPY_DST
+UNIFORM = 0x40 | 0x8  # UNIFORM, COPY_DST
+READBACK = 0x1 | 0x8  # MAP_READ, COPY_DST
+COMPUTE = 0x4  # ShaderStage.COMPUTE
+
+# A read of up to this many bytes uses one buffer that is kept.
+SMALL_READ = 64 << 10
+# Submits that may wait in the queue; more only hold memory.
+IN_FLIGHT = 16
+
+_KINDS = {"DiscreteGPU": 0, "IntegratedGPU": 1, "CPU": 3}
+_lost = False  # some device of this process reported its loss
+
+
+class _LossListener(logging.Filter):
+    """Notes that wgpu-py logs a lost device: it has no other way to tell (0.32)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        global _lost
+        if "lost" in str(record.msg).lower():
+            _lost = True
+        return True
+
+
+def _import_wgpu() -> Any:
+    """wgpu, with a Vulkan driver where one was unpacked for us."""
+    if "wgpu" not in sys.modules:
+        from .. import drivers
+
+        drivers.activate()
+    try:
+        import wgpu
+        import wgpu.backends.wgpu_native
+    except (ImportError, OSError, RuntimeError) as why:
+        raise DeviceError(
+            f"wgpu: the package wgpu can't be loaded ({why}); "
+            "install it with `pip install wgpu`"
+        ) from why
+    # After the import: a logger of this name made before makes the import fail.
+    logger = logging.getLogger("wgpu")
+    if not any(isinstance(f, _LossListener) for f in logger.filters):
+        logger.addFilter(_LossListener())
+    return wgpu
+
+
+def adapters() -> list[Any]:
+    """The adapters of this machine, the fastest kind first, software last.
+
+    OpenGL adapters are left out: they lack parts of WebGPU. Direct3D is left out where
+    Vulkan drives the same GPU.
+    """
+    wgpu = _import_wgpu()
+    try:
+        found = wgpu.gpu.enumerate_adapters_sync()
+    except RuntimeError:  # wgpu-py raises where the list is empty
+        found = []
+    found = [a for a in found if a.info["backend_type"] in ("Vulkan", "Metal", "D3D12")]
+    vulkan = {_identity(a) for a in found if a.info["backend_type"] == "Vulkan"}
+    found = [
+        a
+        for a in found
+        if a.info["backend_type"] != "D3D12" or _identity(a) not in vulkan
+    ]
+    return sorted(found, key=lambda a: _KINDS.get(a.info["adapter_type"], 2))
+
+
+def _identity(adapter: Any) -> tuple:
+    return adapter.info["vendor_id"], adapter.info["device_id"]
+
+
+def describe(adapter: Any) -> dict[str, Any]:
+    """What a person wants to know of an adapter."""
+    info = adapter.info
+    return {
+        "adapter": info["device"],
+        "backend": info["backend_type"],
+        "driver": info["description"],
+        "type": info["adapter_type"],
+        "software": info["adapter_type"] == "CPU",
+    }
+
+
+def _choose(index: int) -> Any:
+    found = adapters()
+    if index < len(found):
+        return found[index]
+    if found:
+        names = ", ".join(a.info["device"] for a in found)
+        raise DeviceError(
+            f"wgpu:{index}: there are {len(found)} adapters, counted from 0: {names}"
+        )
+    cure = (
+        "`portanet doctor --fix` unpacks a software driver without root"
+        if sys.platform.startswith("linux")
+        else "install the GPU's driver"
+    )
+    raise DeviceError(f"wgpu: no Vulkan, Metal or Direct3D 12 adapter was found; {cure}")
+
+
+def _wanted_limits(adapter: Any) -> dict[str, int]:
+    """Limits to ask for. PORTANET_WGPU_LIMITS: "default" or "adapter" (the default)."""
+    level = os.environ.get("PORTANET_WGPU_LIMITS") or "adapter"
+    if level not in ("default", "adapter"):
+        raise DeviceError(
+            f"wgpu: PORTANET_WGPU_LIMITS is {level!r}; use 'default' or 'adapter'"
+        )
+    wanted = dict(DEFAULT_LIMITS)
+    if level == "adapter":
+        for name in USEFUL_LIMITS:
+            wanted[name] = max(wanted[name], adapter.limits[name])
+    # An OpenGL-class adapter may have less; then all that it has.
+    for name in wanted:
+        if name.startswith("max"):
+            wanted[name] = min(wanted[name], adapter.limits[name])
+    return wanted
+
+
+class Host:
+    """One open device. Its handles are wgpu-py's objects, opaque to the caller."""
+
+    def __init__(self, index: int):
+        wgpu = _import_wgpu()
+        adapter = _choose(index)
+        wanted = _wanted_limits(adapter)
+        features = [f for f in FEATURES if f in adapter.features]
+        try:
+            self.device = adapter.request_device_sync(
+                required_features=features, required_limits=wanted
+            )
+        except Exception as why:
+            raise DeviceError(
+                f"wgpu: {adapter.info['device']} refused to open: {why}"
+            ) from why
+        self.queue = self.device.queue
+        self.limits = {name: self.device.limits[name] for name in wanted}
+        self.features = sorted(features)
+        self.version = wgpu.__version__
+        self.description = describe(adapter)
+        self.is_lost = False
+        self._layouts: dict[tuple, tuple[Any, Any]] = {}
+        self._modules: dict[str, Any] = {}
+        self._encoder: Any = None
+        self._pass: Any = None
+        self._submitted: list[Any] = []
+        self._small: Any = None
+        self._native = _native(wgpu)
+        if self._native:
+            self._make_fast_dispatch(*self._native)
+            self._make_map_callback(self._native[0])
+
+    # ---------------------------------------------------------------- buffers
+
+    def create_buffer(self, nbytes: int, usage: int = STORAGE) -> Any:
+        """A zeroed buffer. OutOfMemoryError where the device has no room."""
+        try:
+            return self.device.create_buffer(size=nbytes, usage=usage)
+        except Exception as why:
+            raise self._explained(why, f"no room for {nbytes} bytes") from why
+
+    def write(self, buffer: Any, offset: int, data: Any) -> None:
+        """Copy bytes in; they arrive before anything that is submitted later."""
+        self.queue.write_buffer(buffer, offset, data)
+
+    def read(self, parts: list[tuple[Any, int, int]]) -> memoryview:
+        """The bytes of some (buffer, offset, nbytes), one after the other. Waits.
+
+        Offsets and sizes are multiples of 4. Goes out with what was recorded before.
+        """
+        total = sum(nbytes for _, _, nbytes in parts)
+        self.check()
+        target, at = self._readback(total), 0
+        try:
+            self._end_pass()
+            encoder = self._open_encoder()
+            for buffer, offset, nbytes in parts:
+                encoder.copy_buffer_to_buffer(buffer, offset, target, at, nbytes)
+                at += nbytes
+        except Exception as why:
+            raise self._explained(why, "recorded commands were refused") from why
+        self.submit()
+        return self._map(target, total)
+
+    def _readback(self, nbytes: int) -> Any:
+        if nbytes > SMALL_READ:
+            return self.create_buffer(nbytes, READBACK)
+        if self._small is None:
+            self._small = self.create_buffer(SMALL_READ, READBACK)
+        return self._small
+
+    def _map(self, buffer: Any, nbytes: int) -> memoryview:
+        """The first bytes of a readback buffer, when all that was submitted is done."""
+        try:
+            if self._native:
+                data = self._map_natively(buffer, nbytes)
+            else:
+                buffer.map_sync("READ_NOSYNC", 0, min(nbytes + -nbytes % 8, buffer.size))
+                data = buffer.read_mapped(0, nbytes)
+                buffer.unmap()
+        except Exception as why:
+            self._small = None
+            raise self._explained(why, f"reading {nbytes} bytes failed") from why
+        self._submitted.clear()
+        return data
+
+    def _map_natively(self, buffer: Any, nbytes: int) -> memoryview:
+        """The same, polling here: wgpu-py's own thread takes 100 us more (0.32)."""
+        ffi, lib = self._native
+        self._map_status = None
+        info = ffi.new("WGPUBufferMapCallbackInfo *")
+        info.mode = lib.WGPUCallbackMode_AllowProcessEvents
+        info.callback = self._map_callback
+        lib.wgpuBufferMapAsync(buffer._internal, lib.WGPUMapMode_Read, 0, nbytes, info[0])
+        while self._map_status is None:
+            lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
+        if self._map_status != lib.WGPUMapAsyncStatus_Success:
+            self.check()
+            raise RuntimeError(f"mapping gave status {self._map_status}")
+        pointer = lib.wgpuBufferGetConstMappedRange(buffer._internal, 0, nbytes)
+        data = bytearray(ffi.buffer(pointer, nbytes))
+        lib.wgpuBufferUnmap(buffer._internal)
+        return memoryview(data)
+
+    # -------------------------------------------------------------- pipelines
+
+    def pipeline(self, text: str, entry: str, kinds: tuple[str, ...]) -> Any:
+        """A compiled entry point. `kinds`: "uniform", "read" or "write" a binding."""
+        try:
+            if text not in self._modules:
+                self._modules[text] = self.device.create_shader_module(code=text)
+            _, layout = self._layout(kinds)
+            return self.device.create_compute_pipeline(
+                layout=layout,
+                compute={"module": self._modules[text], "entry_point": entry},
+            )
+        except Exception as why:
+            raise self._explained(why, f"the shader {entry} was refused") from why
+
+    def _layout(self, kinds: tuple[str, ...]) -> tuple[Any, Any]:
+        """The bind group layout and pipeline layout of these kinds, made once."""
+        if kinds not in self._layouts:
+            types = {
+                "uniform": "uniform",
+                "read": "read-only-storage",
+                "write": "storage",
+            }
+            entries = [
+                {"binding": i, "visibility": COMPUTE, "buffer": {"type": types[k]}}
+                for i, k in enumerate(kinds)
+            ]
+            group = self.device.create_bind_group_layout(entries=entries)
+            layout = self.device.create_pipeline_layout(bind_group_layouts=[group])
+            self._layouts[kinds] = (group, layout)
+        return self._layouts[kinds]
+
+    def bind(self, kinds: tuple[str, ...], resources: list[tuple]) -> Any:
+        """A bind group of (buffer, offset, nbytes), one for each kind."""
+        entries = [
+            {"binding": i, "resource": {"buffer": b, "offset": o, "size": n}}
+            for i, (b, o, n) in enumerate(resources)
+        ]
+        layout, _ = self._layout(kinds)
+        try:
+            return self.device.create_bind_group(layout=layout, entries=entries)
+        except Exception as why:
+            raise self._explained(why, "binding buffers failed") from why
+
+    # -------------------------------------------------------------- recording
+
+    def _open_encoder(self) -> Any:
+        if self._encoder is None:
+            self._encoder = self.device.create_command_encoder()
+        return self._encoder
+
+    def _begin_pass(self) -> Any:
+        try:
+            self._pass = self._open_encoder().begin_compute_pass()
+        except Exception as why:
+            raise self._explained(why, "recording failed") from why
+        return self._pass
+
+    def _end_pass(self) -> None:
+        run, self._pass = self._pass, None
+        if run is not None:
+            run.end()
+
+    def dispatch(self, pipeline: Any, group: Any, x: int, y: int) -> None:
+        """Record one dispatch; dispatches run in order."""
+        run = self._pass or self._begin_pass()
+        run.set_pipeline(pipeline)
+        run.set_bind_group(0, group)
+        run.dispatch_workgroups(x, y)
+
+    def _make_fast_dispatch(self, ffi: Any, lib: Any) -> None:
+        """The same without wgpu-py's wrappers: 0.8 us instead of 3.3 (0.32).
+
+        Errors of an open pass are reported by `finish`, so no check is lost.
+        """
+        set_pipeline = lib.wgpuComputePassEncoderSetPipeline
+        set_bind_group = lib.wgpuComputePassEncoderSetBindGroup
+        dispatch_groups = lib.wgpuComputePassEncoderDispatchWorkgroups
+        null = ffi.NULL
+
+        def dispatch(pipeline: Any, group: Any, x: int, y: int) -> None:
+            run = (self._pass or self._begin_pass())._internal
+            set_pipeline(run, pipeline._internal)
+            set_bind_group(run, 0, group._internal, 0, null)
+            dispatch_groups(run, x, y, 1)
+
+        self.dispatch = dispatch
+
+    def _make_map_callback(self, ffi: Any) -> None:
+        self._map_status: int | None = None
+
+        @ffi.callback("void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)")
+        def mapped(status, message, first, second):
+            self._map_status = status
+
+        self._map_callback = mapped
+
+    def submit(self) -> None:
+        """Send what was recorded; waits only where too much is under way."""
+        encoder, self._encoder = self._encoder, None
+        if encoder is None:
+            return
+        self.check()
+        try:
+            self._end_pass()
+            commands = encoder.finish()
+        except Exception as why:
+            raise self._explained(why, "recorded commands were refused") from why
+        self._send(commands)
+
+    def _send(self, commands: Any) -> None:
+        if not self._native:
+            self.queue.submit([commands])
+            return
+        ffi, lib = self._native
+        array = ffi.new("WGPUCommandBuffer[]", [commands._internal])
+        number = lib.wgpuQueueSubmitForIndex(self.queue._internal, 1, array)
+        self._submitted.append(ffi.new("WGPUSubmissionIndex *", number))
+        if len(self._submitted) > IN_FLIGHT:
+            lib.wgpuDevicePoll(self.device._internal, True, self._submitted.pop(0))
+
+    def wait(self) -> None:
+        """Return when all that was submitted is done."""
+        self.check()
+        if self._native:
+            ffi, lib = self._native
+            lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
+            self._submitted.clear()
+            self.check()
+        else:  # on_submitted_work_done_sync raises (wgpu-py 0.32), so map something
+            self._map(self._readback(4), 4)
+
+    # ----------------------------------------------------------------- errors
+
+    def check(self) -> None:
+        """DeviceError if the device was lost. A submit to a lost one would abort."""
+        global _lost
+        if _lost and not self.is_lost:
+            try:
+                self.device.create_buffer(size=4, usage=STORAGE)
+            except Exception:
+                self.is_lost = True
+        if self.is_lost:
+            self._pass = self._encoder = None
+            raise DeviceError(
+                f"wgpu: {self.description['adapter']} was lost (its driver stopped, or "
+                "it was removed); what it held is gone: start the program again"
+            )
+
+    def _explained(self, why: Exception, what: str) -> Exception:
+        """The exception of ours for one of wgpu's."""
+        if isinstance(why, DeviceError):
+            return why
+        text = str(why)
+        name = self.description["adapter"]
+        if "memory" in text.lower():
+            return OutOfMemoryError(f"wgpu: {what} on {name}: {_first_line(text)}")
+        if "lost" in text.lower():
+            self.is_lost = True
+            return DeviceError(
+                f"wgpu: {name} was lost ({what}); what it held is gone: "
+                "start the program again"
+            )
+        return DeviceError(f"wgpu: {what} on {name}: {text}")
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _native(wgpu: Any) -> tuple[Any, Any] | None:
+    """wgpu-py's cffi handles, if they are as in the version that this was written for."""
+    native = wgpu.backends.wgpu_native
+    ffi, lib = getattr(native, "ffi", None), getattr(native, "lib", None)
+    needed = (
+        "wgpuComputePassEncoderSetPipeline",
+        "wgpuComputePassEncoderSetBindGroup",
+        "wgpuComputePassEncoderDispatchWorkgroups",
+        "wgpuQueueSubmitForIndex",
+        "wgpuDevicePoll",
+        "wgpuBufferMapAsync",
+        "wgpuBufferGetConstMappedRange",
+        "wgpuBufferUnmap",
+    )
+    if ffi is None or not all(hasattr(lib, name) for name in needed):
+        return None
+    return ffi, lib

@@ -1,0 +1,515 @@
+"""Which variant of a kernel a launch takes, its grid, and the words it reads.
+
+A plan is one or two steps. It depends on the program, its words, and whether the adapter
+is software: there a barrier costs about as much as 1000 additions (lavapipe, Mesa 25), so
+variants without workgroup memory are taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from string import Template
+
+from ..dtypes import Dtype, bool_, float32, int32
+from ..program import Program
+from ..scalars import Expression
+from .lower import (
+    COMPUTED_AS,
+    PREFIX,
+    cast,
+    elementwise,
+    header,
+    kernel_text,
+    kinds,
+    primitive,
+    with_scalars,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatch. `operands` number the launch's buffers; -1 is the temporary one."""
+
+    text: str
+    entry: str
+    kinds: tuple[str, ...]
+    operands: tuple[int, ...]
+    words: tuple[int, ...]
+    groups: int
+    work: float  # about how many scalar operations
+
+
+@dataclass(frozen=True)
+class Plan:
+    steps: tuple[Step, ...]
+    temporary: int = 0  # bytes of the buffer between the steps
+
+
+MAX_BUFFERS = 8  # storage buffers of one launch that every WebGPU device has
+
+
+def plan(
+    program: Program,
+    words: Sequence[int],
+    buffers: int = MAX_BUFFERS,
+    on_cpu: bool = False,
+) -> Plan:
+    """What a launch of these words does; no steps where there is nothing to write.
+
+    `buffers` is how many storage buffers a launch may bind; `on_cpu` says that the
+    adapter is software.
+    """
+    if len(kinds(program)) - 1 > buffers and len(program.outputs) > 1:
+        return _one_output_each(program, tuple(words))
+    return PLANS[program.kernel](program, tuple(words), on_cpu)
+
+
+def texts(program: Program) -> list[str]:
+    """Every text that a launch of the program may use."""
+    return TEXTS[program.kernel](program)
+
+
+def _groups(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def _one(program, text, entry, words, groups, work) -> Plan:
+    """A plan of one step that binds all operands."""
+    operands = tuple(range(len(program.outputs) + len(program.inputs)))
+    step = Step(text, entry, kinds(program), operands, words, groups, work)
+    return Plan((step,))
+
+
+# ---------------------------------------------------------------- elementwise
+
+# Groups of an elementwise launch. A GPU is full with 2^22 threads; on a CPU a group costs
+# about 2 us beside its elements (lavapipe, Mesa 25).
+GPU_GROUPS = 16384
+CPU_GROUPS = 32
+
+
+@functools.lru_cache(4096)
+def _elementwise_text(program: Program) -> str:
+    return with_scalars(elementwise(program))
+
+
+def _elementwise(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    n = words[0]
+    if n == 0:
+        return Plan(())
+    assert program.expression is not None
+    cost = 4 + 4 * len(program.expression.instructions) + 8 * program.rank
+    text = _elementwise_text(program)
+    groups = min(_groups(n, 256), CPU_GROUPS if on_cpu else GPU_GROUPS)
+    return _one(program, text, "elementwise", words, groups, n * cost)
+
+
+def _one_output_each(program: Program, words: tuple) -> Plan:
+    """An elementwise program of many operands as one launch for each of its outputs."""
+    steps: list[Step] = []
+    for j in range(len(program.outputs)):
+        part, part_words, operands = _part(program, words, j)
+        for step in PLANS[part.kernel](part, part_words).steps:
+            steps.append(replace(step, operands=operands))
+    return Plan(tuple(steps))
+
+
+def _part(program: Program, words: tuple, output: int) -> tuple[Program, tuple, tuple]:
+    """The program of one output: it, its words, the operands that it binds."""
+    whole = program.expression
+    assert whole is not None
+    k, needed = len(whole.inputs), {whole.outputs[output]}
+    for j in range(len(whole.instructions) - 1, -1, -1):
+        if k + j in needed:
+            needed.update(whole.instructions[j].operands)
+    kept = [j for j in range(k) if j in needed]
+    # Inputs that nobody reads are dropped, so values are numbered again.
+    number = {old: new for new, old in enumerate(kept)}
+    instructions = []
+    for j, i in enumerate(whole.instructions):
+        if k + j in needed:
+            number[k + j] = len(kept) + len(instructions)
+            operands = tuple(number[o] for o in i.operands)
+            instructions.append(replace(i, operands=operands))
+    expression = Expression(
+        tuple(whole.inputs[j] for j in kept),
+        tuple(instructions),
+        (number[whole.outputs[output]],),
+    )
+    bound = (output, *(len(program.outputs) + j for j in kept))
+    modes = "".join(program.modes[b] for b in bound)
+    part = replace(
+        program,
+        outputs=(program.outputs[output],),
+        inputs=tuple(program.inputs[j] for j in kept),
+        expression=expression,
+        modes=modes,
+    )
+    return part, _part_words(program, words, bound), bound
+
+
+def _part_words(program: Program, words: tuple, bound: tuple[int, ...]) -> tuple:
+    """n, offsets, shape and strides of the operands that a part binds."""
+    modes, rank = program.modes, program.rank
+    shape = 1 + len(modes)
+    result = (words[0], *(words[1 + b] for b in bound), *words[shape : shape + rank])
+    for b in bound:
+        if modes[b] == "v":
+            at = shape + rank * (1 + modes[:b].count("v"))
+            result += words[at : at + rank]
+    return result
+
+
+# --------------------------------------------------------------------- reduce
+
+_LOWEST = {"f": "-f_inf()", "i": "i32(-2147483648)", "u": "0u"}
+_HIGHEST = {"f": "f_inf()", "i": "i32(2147483647)", "u": "4294967295u"}
+
+# The first of equals, NaN before all: whether a is to be taken before b.
+_BEATS = """\
+struct Accumulated { value: T, at: u32 }
+fn is_nan(x: T) -> bool { return $is_nan; }
+fn combine(a: Accumulated, b: Accumulated) -> Accumulated {
+    let a_nan = is_nan(a.value);
+    let b_nan = is_nan(b.value);
+    var b_wins = b.value $better a.value || (b.value == a.value && b.at < a.at);
+    if (a_nan || b_nan) { b_wins = b_nan && (!a_nan || b.at < a.at); }
+    if (b_wins) { return b; }
+    return a;
+}
+"""
+
+
+def _monoid(which: str, computed: Dtype) -> tuple[str, str, str]:
+    """(definitions, initial value, value lifted from `v` at `r`) of a reduction."""
+    p = PREFIX[computed]
+    if which in ("argmax", "argmin"):
+        fill = {
+            "is_nan": "f_isnan(x)" if p == "f" else "false",
+            "better": ">" if which == "argmax" else "<",
+        }
+        worst = (_LOWEST if which == "argmax" else _HIGHEST)[p]
+        text = Template(_BEATS).substitute(fill)
+        return text, f"Accumulated({worst}, 4294967295u)", "Accumulated(v, r)"
+    start, formula = {
+        "sum": ("T()", "a + b"),
+        "mean": ("T()", "a + b"),
+        "prod": ("T(1)", "a * b"),
+        "any": ("0u", "a | b"),
+        "all": ("1u", "a & b"),
+        "max": (_LOWEST[p], primitive("maximum", computed, ("a", "b"))),
+        "min": (_HIGHEST[p], primitive("minimum", computed, ("a", "b"))),
+    }[which]
+    combine = f"fn combine(a: T, b: T) -> T {{ return {formula}; }}\n"
+    return f"alias Accumulated = T;\n{combine}", start, "v"
+
+
+def _accumulator(program: Program, which: str) -> Dtype:
+    """The compute type that a reduction or scan combines in."""
+    source, target = program.inputs[0].compute, program.outputs[0].compute
+    if which in ("any", "all"):
+        return bool_
+    if which in ("max", "min", "argmax", "argmin"):
+        return int32 if source is bool_ else source
+    return target
+
+
+REDUCE_WORDS = 64  # room for the words of any rank: the text doesn't depend on it
+
+
+@functools.lru_cache(1024)
+def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) -> str:
+    """A pass of a reduction, from x or from partial results, to y or to partial ones."""
+    (which,) = program.options
+    computed = _accumulator(program, which)
+    is_bool = computed is bool_
+    stored = "u32" if is_bool else COMPUTED_AS[computed]
+    definitions, start, lifted = _monoid(which, int32 if is_bool else computed)
+    source, target = program.inputs[0].compute, program.outputs[0].compute
+    value = cast("load_x0(at)", source, computed)
+    value = f"u32({value})" if is_bool else value
+    fetched = "partial[at]" if reads_partial else lifted
+    first = "" if reads_partial else f"let v = {value}; "
+    result = {
+        "mean": "a / f32(P(2u))",
+        "argmax": "i32(a.at)",
+        "argmin": "i32(a.at)",
+        "any": "a != 0u",
+        "all": "a != 0u",
+    }.get(which) or cast("a", computed, target)
+    if which in ("any", "all"):
+        result = cast(f"({result})", bool_, target)
+    stores = "partial[o] = a" if writes_partial else f"store_y0(o, {result})"
+    monoid = (
+        f"alias T = {stored};\n{definitions}"
+        f"fn initial() -> Accumulated {{ return {start}; }}\n"
+        f"fn fetch(at: u32, r: u32) -> Accumulated {{ {first}return {fetched}; }}\n"
+        f"fn emit(o: u32, a: Accumulated) {{ {stores}; }}\n"
+    )
+    partial = "x0" if reads_partial else "y0" if writes_partial else ""
+    text = Template(kernel_text("reduce")).substitute(monoid=monoid)
+    return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
+
+
+def _reduce_texts(program: Program) -> list[str]:
+    passes = ((False, False), (False, True), (True, False))
+    return [_reduce_text(program, *which) for which in passes]
+
+
+def _padded(words: tuple) -> tuple:
+    """The words of a reduction, in the room that its text has for them."""
+    assert len(words) <= REDUCE_WORDS, "a reduction of more than 28 dimensions"
+    return words + (0,) * (REDUCE_WORDS - len(words))
+
+
+def _chunk(kept: int, reduced: int, by_rows: bool) -> int:
+    """How many elements a chunk has; `reduced` if it is not worth a second pass."""
+    if by_rows:
+        few = kept < 128 and reduced >= 16384
+        return max(4096, _groups(reduced, 256)) if few else reduced
+    few = kept < 16384 and reduced >= 1024 or reduced > 8192
+    return max(256, _groups(reduced, 1024)) if few else reduced
+
+
+def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) -> Step:
+    kept, reduced = words[0], words[1]
+    outputs = kept * chunks
+    return Step(
+        text,
+        "rows" if by_rows else "lanes",
+        kinds(program),
+        operands,
+        _padded((chunks, chunk, total, *words)),
+        outputs if by_rows else _groups(outputs, 256),
+        8 * (kept * reduced + 256 * outputs if by_rows else kept * (reduced + 1)),
+    )
+
+
+def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    kept, reduced, kept_rank, reduced_rank = words[:4]
+    if kept == 0:
+        return Plan(())
+    strides = words[5 + 2 * kept_rank + reduced_rank :][:reduced_rank]
+    is_along = bool(strides) and abs(_signed(strides[-1])) <= 1
+    by_rows = not on_cpu and reduced >= 64 and (is_along or kept < 256)
+    chunk = _chunk(kept, reduced, by_rows)
+    if chunk >= reduced:
+        text = _reduce_text(program, False, False)
+        step = _reduce_step(
+            program, words, 1, max(reduced, 1), reduced, by_rows, text, (0, 1)
+        )
+        return Plan((step,))
+    chunks = _groups(reduced, chunk)
+    text = _reduce_text(program, False, True)
+    first = _reduce_step(
+        program, words, chunks, chunk, reduced, by_rows, text, (-1, 1)
+    )
+    second = _combine_step(program, kept, chunks, reduced, on_cpu)
+    size = 8 if program.options[0].startswith("arg") else 4
+    return Plan((first, second), kept * chunks * size)
+
+
+def _combine_step(
+    program: Program, kept: int, chunks: int, total: int, on_cpu: bool
+) -> Step:
+    """The second pass: y[k] = which over c of partial[c, k]."""
+    words = (kept, chunks, 1, 1, 0, kept, 1, chunks, kept)
+    text = _reduce_text(program, True, False)
+    by_rows = not on_cpu and chunks >= 64 and kept < 256
+    return _reduce_step(program, words, 1, chunks, total, by_rows, text, (0, -1))
+
+
+def _signed(word: int) -> int:
+    """A word that may be written as its two's complement in 32 bits."""
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+# --------------------------------------------------------------------- matmul
+
+
+@functools.lru_cache(64)
+def _matmul_text(program: Program, writes_partial: bool) -> str:
+    target = program.outputs[0].compute
+    computed = float32 if target is bool_ else target
+    result = cast("v", computed, target)
+    stores = "partial[at] = v" if writes_partial else f"store_y0(at, {result})"
+    emit = (
+        f"alias T = {COMPUTED_AS[computed]};\nalias Accumulated = T;\n"
+        f"fn emit(at: u32, v: T) {{ {stores}; }}\n"
+    )
+    text = Template(kernel_text("matmul")).substitute(emit=emit)
+    partial = "y0" if writes_partial else ""
+    return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
+
+
+def _sum_of(program: Program) -> Program:
+    """The reduction that adds the partial results of a matrix product."""
+    output = program.outputs
+    return Program("reduce", output, output, ("sum",), label=program.label)
+
+
+def _matmul_texts(program: Program) -> list[str]:
+    return [
+        _matmul_text(program, False),
+        _matmul_text(program, True),
+        _reduce_text(_sum_of(program), True, False),
+    ]
+
+
+TILE = 64
+
+
+def _matmul(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    batch, m, n, k = words[:4]
+    outputs = batch * m * n
+    if outputs == 0:
+        return Plan(())
+    work = 2.0 * outputs * max(k, 1)
+    text = _matmul_text(program, False)
+    whole = _padded((1, max(k, 1), *words))
+    if min(m, n) < (4 if on_cpu else 16) or k < 8:
+        if outputs <= 4096 and k >= 256 and not on_cpu:
+            return _one(program, text, "dot_product", whole, outputs, 4 * work)
+        return _one(program, text, "each", whole, _groups(outputs, 64), 4 * work)
+    entry = "block" if on_cpu else "tile"
+    tiles = batch * _groups(m, TILE) * _groups(n, TILE)
+    splits = min(_groups(64, tiles), k // 256) if tiles < 32 else 1
+    if splits < 2:
+        return _one(program, text, entry, whole, tiles, work)
+    # Few tiles and a long sum, as for the gradient of weights: cut the sum.
+    chunk = 16 * _groups(k, 16 * splits)
+    splits = _groups(k, chunk)
+    first = Step(
+        _matmul_text(program, True),
+        entry,
+        kinds(program),
+        (-1, 1, 2),
+        _padded((splits, chunk, *words)),
+        tiles * splits,
+        work,
+    )
+    second = _combine_step(_sum_of(program), outputs, splits, k, on_cpu)
+    return Plan((first, second), 4 * outputs * splits)
+
+
+# ----------------------------------------------------------------------- scan
+
+
+@functools.lru_cache(64)
+def _scan_text(program: Program) -> str:
+    which, mode = program.options
+    computed = _accumulator(program, which)
+    start, formula = {"sum": ("T()", "a + b"), "prod": ("T(1)", "a * b")}[which]
+    value = cast("load_x0(at)", program.inputs[0].compute, computed)
+    monoid = (
+        f"alias T = {COMPUTED_AS[computed]};\n"
+        f"fn initial() -> T {{ return {start}; }}\n"
+        f"fn combine(a: T, b: T) -> T {{ return {formula}; }}\n"
+        f"fn fetch(at: u32) -> T {{ return {value}; }}\n"
+        "fn out_of(v: T) -> T { return v; }\n"
+    )
+    exclusive = "true" if mode == "exclusive" else "false"
+    text = Template(kernel_text("scan"))
+    text = text.substitute(monoid=monoid, exclusive=exclusive)
+    return with_scalars(header(program, 7) + "\n" + text)
+
+
+def _scan(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    outer, n, inner = words[:3]
+    rows = outer * inner
+    if rows * n == 0:
+        return Plan(())
+    text = _scan_text(program)
+    if on_cpu or n <= 64 or rows >= 4096:
+        return _one(program, text, "lanes", words, _groups(rows, 64), 8 * rows * n)
+    work = 32 * rows * 1024 * _groups(n, 1024)
+    return _one(program, text, "rows", words, rows, work)
+
+
+# ----------------------------------------------------------- gather, scatter
+
+
+def _index_names(dtype: Dtype) -> dict[str, str]:
+    return {"index": COMPUTED_AS[dtype.compute], "p": PREFIX[dtype.compute]}
+
+
+@functools.lru_cache(64)
+def _gather_text(program: Program) -> str:
+    names = _index_names(program.inputs[1])
+    text = Template(kernel_text("gather")).substitute(names)
+    return with_scalars(header(program, 12) + "\n" + text)
+
+
+def _gather(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    n = prod(words[:3])
+    if n == 0:
+        return Plan(())
+    text = _gather_text(program)
+    return _one(program, text, "gather", words, _groups(n, 256), 40 * n)
+
+
+@functools.lru_cache(64)
+def _scatter_text(program: Program) -> str:
+    names = _index_names(program.inputs[1])
+    computed = program.outputs[0].compute
+    add = "old | v" if computed is bool_ else "old + v"
+    result = add if program.options == ("add",) else "v"
+    low = "index >= -i32(P(3u)) && " if names["p"] == "i" else ""
+    inside = f"{low}index < {names['index']}(P(3u))"
+    definitions = (
+        f"alias T = {COMPUTED_AS[computed]};\n"
+        f"fn update(old: T, v: T) -> T {{ return {result}; }}\n"
+        f"fn is_inside(index: {names['index']}) -> bool {{ return {inside}; }}\n"
+    )
+    text = Template(kernel_text("scatter")).substitute(names)
+    return with_scalars(header(program, 12) + "\n" + definitions + text)
+
+
+def _scatter(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    outer, count, inner, size = words[:4]
+    lanes, rows = outer * inner, outer * inner * size
+    if lanes * count == 0:
+        return Plan(())
+    text = _scatter_text(program)
+    if lanes < 64 and 1 < size and rows * count <= 1 << 24:
+        work = 10 * rows * count
+        return _one(program, text, "rows", words, _groups(rows, 64), work)
+    work = 60 * lanes * count
+    return _one(program, text, "lanes", words, _groups(lanes, 64), work)
+
+
+# --------------------------------------------------------------------- random
+
+
+@functools.lru_cache(4)
+def _random_text(program: Program) -> str:
+    return with_scalars(header(program, 3) + "\n" + kernel_text("random"))
+
+
+def _random(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    blocks = words[1]
+    groups = max(1, _groups(blocks, 64))
+    return _one(program, _random_text(program), "random", words, groups, 200 * blocks)
+
+
+PLANS = {
+    "elementwise": _elementwise,
+    "reduce": _reduce,
+    "matmul": _matmul,
+    "scan": _scan,
+    "gather": _gather,
+    "scatter": _scatter,
+    "random": _random,
+}
+TEXTS = {
+    "elementwise": lambda program: [_elementwise_text(program)],
+    "reduce": _reduce_texts,
+    "matmul": _matmul_texts,
+    "scan": lambda program: [_scan_text(program)],
+    "gather": lambda program: [_gather_text(program)],
+    "scatter": lambda program: [_scatter_text(program)],
+    "random": lambda program: [_random_text(program)],
+}

@@ -127,7 +127,11 @@ class Trace:
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
         optimise(graph)
-        self.plan = Plan(graph)
+        replaced = {
+            self.count + k: tracer.states[id(t)][1].origin
+            for k, t in enumerate(self.assigned)
+        }
+        self.plan = Plan(graph, replaced)
 
     def _settle(self, tracer: Tracer) -> None:
         """Assigned states in the layout that each replay leaves them in."""

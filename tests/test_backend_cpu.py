@@ -188,9 +188,9 @@ EXACT = {
 }
 # name -> (the function in more precision, bound in ulps for float32).
 ROUNDED = {
-    "exp": (np.exp, 1.1),
+    "exp": (np.exp, 1.0),
     "expm1": (np.expm1, 0.6),
-    "log": (np.log, 0.6),
+    "log": (np.log, 1.0),
     "log1p": (np.log1p, 0.6),
     "log2": (np.log2, 0.6),
     "sin": (np.sin, 0.6),
@@ -201,11 +201,11 @@ ROUNDED = {
     "atan": (np.arctan, 0.6),
     "sinh": (np.sinh, 0.6),
     "cosh": (np.cosh, 0.6),
-    "tanh": (np.tanh, 0.9),
+    "tanh": (np.tanh, 1.5),
     "asinh": (np.arcsinh, 0.6),
     "acosh": (np.arccosh, 0.6),
     "atanh": (np.arctanh, 0.6),
-    "erf": (error_function, 0.9),
+    "erf": (error_function, 2.0),
     "sinpi": (lambda x: turned(x, 0), 0.6),
     "cospi": (lambda x: turned(x, 1), 0.6),
     "pow": (power, 0.6),
@@ -291,9 +291,13 @@ def cast_reference(x, to):
     if to.is_float or x.dtype.kind in "biu":
         return x.astype(to.numpy)
     info = np.iinfo(to.numpy)
-    whole = [0 if v != v else v for v in x.tolist()]
-    values = [info.max if v == math.inf else info.min if v == -math.inf else v for v in whole]
-    return np.array([min(max(int(v), info.min), info.max) for v in values], to.numpy)
+
+    def one(v):
+        if v != v:
+            return 0
+        return int(v) if info.min < v < info.max else info.max if v > 0 else info.min
+
+    return np.array([one(v) for v in x.tolist()], to.numpy)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,8 @@ def test_wrap_index_counts_from_the_end(dtype):
         backend_cpu.set_num_threads(threads)
         with pytest.raises(IndexError) as caught:
             run(wrap, [i], [dtype])
-        assert str(caught.value) == "probe: index 10 is out of range for an axis of size 10"
+        message = "probe: index 10 is out of range for an axis of size 10"
+        assert str(caught.value) == message
 
 
 def test_wrap_index_names_the_first_fault_of_all_blocks_and_threads():
@@ -391,7 +396,8 @@ def placed(values, kind):
         memory = np.concatenate([values.reshape(-1)[:1].repeat(3), values.reshape(-1)])
         return memory, 3, natural_strides(values.shape)
     if kind == "transposed":
-        return np.ascontiguousarray(values.T), 0, natural_strides(values.shape[::-1])[::-1]
+        strides = natural_strides(values.shape[::-1])[::-1]
+        return np.ascontiguousarray(values.T), 0, strides
     if kind == "reversed":
         memory = np.ascontiguousarray(values[(slice(None, None, -1),) * values.ndim])
         strides = [-s for s in natural_strides(values.shape)]
@@ -448,7 +454,8 @@ def test_layouts(dtype, shape):
         else:
             y_memory, y_offset, y_strides = placed(y, y_kind)
             y_mode = "v"
-        out = placed(np.zeros(shape, dtype.numpy), "gaps" if out_mode == "v" else "plain")
+        out_kind = "gaps" if out_mode == "v" else "plain"
+        out = placed(np.zeros(shape, dtype.numpy), out_kind)
         modes = out_mode + "c" + x_mode + y_mode
         made = make_program(
             mixed, (dtype,) * 2, (dtype,) * 2, modes, rank if "v" in modes else 0
@@ -472,8 +479,9 @@ def test_layouts(dtype, shape):
             memory = memory[..., 1::2]
         else:
             memory = memory[3:]
+        second = cpu.read(second, dtype, 0, n)
         same_bits(memory.reshape(-1).astype(float), a.reshape(-1).astype(float))
-        same_bits(cpu.read(second, dtype, 0, n).astype(float), b.reshape(-1).astype(float))
+        same_bits(second.astype(float), b.reshape(-1).astype(float))
 
 
 def test_an_output_may_be_the_memory_of_an_input():
@@ -554,6 +562,7 @@ def python(code, **environment):
     result = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r})\n{code}"],
         env={**os.environ, **environment},
+        check=False,
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,4 +1,4 @@
-"""The wgpu backend against NumPy, launch by launch, and its WGSL under both compilers."""
+"""The wgpu backend against NumPy, launch by launch; its WGSL in both compilers."""
 
 import gc
 import itertools
@@ -46,10 +46,14 @@ def elementwise(formula, outputs, inputs, modes, rank=0, label="test"):
 
 def launch(program, words, sizes, *arrays):
     """The outputs, of these sizes, of one launch on uploaded arrays."""
-    buffers = [BACKEND.alloc(n * BACKEND.itemsize(t)) for n, t in zip(sizes, program.outputs)]
+    buffers = [
+        BACKEND.alloc(n * BACKEND.itemsize(t)) for n, t in zip(sizes, program.outputs)
+    ]
     inputs = [BACKEND.upload(a, t) for a, t in zip(arrays, program.inputs, strict=True)]
     BACKEND.build(program, words)(*buffers, *inputs)
-    found = [BACKEND.read(b, t, 0, n) for b, t, n in zip(buffers, program.outputs, sizes)]
+    found = [
+        BACKEND.read(b, t, 0, n) for b, t, n in zip(buffers, program.outputs, sizes)
+    ]
     return found[0] if len(found) == 1 else found
 
 
@@ -105,7 +109,9 @@ def test_words_of_dropped_launches_do_not_overtake_either():
         result = BACKEND.alloc(16)
         BACKEND.build(fill, (4, 0, i))(result, source)
         kept.append(result)
-    assert [BACKEND.read(b, int32, 0, 1)[0] for b in kept] == [2 * i for i in range(500)]
+    assert [BACKEND.read(b, int32, 0, 1)[0] for b in kept] == [
+        2 * i for i in range(500)
+    ]
 
 
 def test_memory_is_flat_over_ten_thousand_launches():
@@ -125,6 +131,57 @@ def test_memory_is_flat_over_ten_thousand_launches():
 def test_too_large_a_buffer_is_an_error_with_the_sizes():
     with pytest.raises(OutOfMemoryError, match="1,099,511,627,776 bytes"):
         BACKEND.alloc(1 << 40)
+
+
+def test_a_collection_runs_before_much_memory_is_added():
+    class Holder:
+        pass
+
+    size = 64 << 20
+    gc.disable()
+    try:
+        for _ in range(12):
+            holder = Holder()
+            holder.cycle, holder.buffer = holder, BACKEND.alloc(size)
+        del holder
+        assert BACKEND.memory()["used"] < 9 * size
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def test_memory_beyond_what_is_kept_is_given_up():
+    size = 32 << 20
+    many = [BACKEND.alloc(size) for _ in range(20)]
+    assert BACKEND.memory()["reserved"] >= 20 * size
+    many.clear()
+    BACKEND.alloc(48 << 20)
+    assert BACKEND.memory()["reserved"] <= (256 << 20) + (128 << 20)
+
+
+def test_a_lost_device_is_an_error_that_says_so():
+    from portanet.shaders import Backend
+
+    backend = Backend()
+    add = elementwise(lambda x, y: x + y, (float32,), (float32, float32), "ccc")
+    x, y = (backend.upload(values(float32, 4), float32) for _ in range(2))
+    run = backend.build(add, (4, 0, 0, 0))
+    out = backend.alloc(16)
+    run(out, x, y)
+    backend._host.device.destroy()
+    with pytest.raises(DeviceError, match="was lost"):
+        backend.read(out, float32, 0, 4)
+    with pytest.raises(DeviceError, match="was lost"):
+        backend.upload(values(float32, 4), float32)
+    with pytest.raises(DeviceError, match="was lost"):
+        backend.wait()
+
+
+def test_an_adapter_that_is_not_there_is_an_error_with_those_that_are():
+    from portanet.shaders import Backend
+
+    with pytest.raises(DeviceError, match="counted from 0"):
+        Backend(99)
 
 
 def test_an_output_that_is_also_an_input_is_refused():
@@ -152,7 +209,9 @@ def test_addition_of_any_number_of_elements(n):
 @pytest.mark.parametrize("dtype", [bool_, int32, uint32, *FLOATS], ids=str)
 def test_strided_operands_with_negative_steps_and_offsets(dtype):
     x, y = values(dtype, 4, 5, 6), values(dtype, 5)
-    copy = elementwise(lambda a, b: S.where(a > b, a, b), (dtype,), (dtype, dtype), "cvv", 3)
+    copy = elementwise(
+        lambda a, b: S.where(a > b, a, b), (dtype,), (dtype, dtype), "cvv", 3
+    )
     view = x.transpose(2, 0, 1)[::-1, 1:, ::2]
     offset = (6 - 1) + 30
     words = (view.size, 0, offset, 0, *view.shape, *strides_of(view), 0, 0, 2)
@@ -217,7 +276,9 @@ def reduce_words(x, axes, offset=0):
     """Words of a reduction of a view over some axes, and the kept shape."""
     strides = strides_of(x)
     kept = [d for d in range(x.ndim) if d not in axes]
-    parts = [[v[d] for d in which] for which in (kept, axes) for v in (x.shape, strides)]
+    parts = [
+        [v[d] for d in which] for which in (kept, axes) for v in (x.shape, strides)
+    ]
     sizes = [int(np.prod(parts[0])), int(np.prod(parts[2]))]
     ranks = [len(kept), len(axes)]
     return (*sizes, *ranks, offset, *itertools.chain(*parts)), parts[0]
@@ -359,7 +420,9 @@ def test_matrix_product_of_strided_operands(dtype, batch, m, n, k):
         b = values(dtype, *batch, *((n, k) if turned & 2 else (k, n)))
         at = a.swapaxes(-1, -2) if turned & 1 else a
         bt = b.swapaxes(-1, -2) if turned & 2 else b
-        found = launch(program, matmul_words(at, bt), [int(np.prod(batch)) * m * n], a, b)
+        found = launch(
+            program, matmul_words(at, bt), [int(np.prod(batch)) * m * n], a, b
+        )
         wide = np.float64 if dtype.is_float else dtype.numpy
         expected = at.astype(wide) @ bt.astype(wide)
         found = found.reshape(expected.shape)
@@ -516,7 +579,9 @@ def kernel_programs():
             if which != "mean" or t.is_float:
                 yield reduce_program(which, t)
         yield Program("matmul", (t,), (t, t))
-        for which, mode in itertools.product(("sum", "prod"), ("inclusive", "exclusive")):
+        for which, mode in itertools.product(
+            ("sum", "prod"), ("inclusive", "exclusive")
+        ):
             yield Program("scan", (t,), (t,), (which, mode))
     for t, index in itertools.product((bool_, *types), (int32, uint32)):
         yield Program("gather", (t,), (t, index))
@@ -536,11 +601,15 @@ def primitive_programs():
                 expression = S.trace(lambda *x, n=name: S.apply(n, *x), (t,) * count)
                 output = expression.dtype_of(expression.outputs[0])
                 modes = "c" * (1 + count)
-                yield Program("elementwise", (output,), (t,) * count, (), expression, modes)
+                yield Program(
+                    "elementwise", (output,), (t,) * count, (), expression, modes
+                )
     for a, b in itertools.product((bool_, int32, uint32, float32), repeat=2):
         yield elementwise(lambda x, b=b: x.astype(b), (b,), (a,), "vv", 3)
     for t in (int32, uint32):
-        yield elementwise(lambda x, t=t: x.astype(t, "cast_checked"), (t,), (float32,), "cc")
+        yield elementwise(
+            lambda x, t=t: x.astype(t, "cast_checked"), (t,), (float32,), "cc"
+        )
         yield elementwise(S.wrap_index, (t,), (t, t), "ccs")
         yield elementwise(lambda x, t=t: S.index(x, t) + x, (t,), (t,), "cc")
     yield elementwise(lambda x: x + 1, (float16,), (float16,), "vs", 2)

@@ -1,7 +1,7 @@
 """Scalar functions of WGSL against NumPy in float64, in ulps, over the whole range.
 
-The reference is exact to far below a float32 ulp. Inputs and results that are denormal may
-be flushed (SwiftShader does); everything else is held to the bound in scalar.wgsl.
+The reference is exact to far below a float32 ulp. Inputs and results that are denormal
+may be flushed (SwiftShader does); the rest is held to the bound in scalar.wgsl.
 """
 
 import itertools
@@ -187,7 +187,8 @@ def test_kind_of_a_float(name):
 # ------------------------------------------------------------------ integers
 
 EDGES = np.array(
-    [0, 1, 2, 3, 7, -1, -2, -3, -7, 31, 32, 33, 100, -100, 2**31 - 1, -(2**31)], np.int64
+    [0, 1, 2, 3, 7, -1, -2, -3, -7, 31, 32, 33, 100, -100, 2**31 - 1, -(2**31)],
+    np.int64,
 )
 
 
@@ -226,7 +227,8 @@ def test_integers_wrap_and_divide_as_in_python(name, dtype):
     a, b = (v.ravel() for v in np.meshgrid(values, values))
     found = run(lambda x, y: S.apply(name, x, y), a, b, dtypes=(dtype, dtype))
     exact = [
-        integer_reference(name, int(x), int(y), 32, dtype is int32) for x, y in zip(a, b)
+        integer_reference(name, int(x), int(y), 32, dtype is int32)
+        for x, y in zip(a, b)
     ]
     wrapped = np.array([v & 0xFFFFFFFF for v in exact], np.uint32).view(dtype.numpy)
     assert np.array_equal(found, wrapped)
@@ -237,7 +239,9 @@ def test_integers_wrap_and_divide_as_in_python(name, dtype):
 def test_functions_of_one_integer(name, dtype):
     x = EDGES.astype(dtype.numpy)
     wide = x.astype(np.int64)
-    exact = {"neg": -wide, "abs": np.abs(wide), "sign": np.sign(wide), "not": ~wide}[name]
+    exact = {"neg": -wide, "abs": np.abs(wide), "sign": np.sign(wide), "not": ~wide}[
+        name
+    ]
     found = run(lambda v: S.apply(name, v), x, dtypes=(dtype,))
     assert np.array_equal(found, exact.astype(np.uint32).view(dtype.numpy))
 

@@ -227,10 +227,12 @@ class Tensor:
         """Take the value of another tensor of the same shape, dtype and device."""
         value = value._read() if isinstance(value, Tensor) else value
         mine = self.value
-        for what in ("shape", "dtype", "device"):
-            old, new = getattr(mine, what), getattr(value, what)
-            if old != new:
-                raise ValueError(f"assign: the {what} is {old}, the new value's is {new}")
+        if (
+            mine.dtype is not value.dtype
+            or mine.device is not value.device
+            or mine.shape != value.shape
+        ):
+            _refuse_assign(mine, value)
         self._write(value)
         return self
 
@@ -355,6 +357,13 @@ class Tensor:
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         return Tensor(self.value).requires_grad_(self.requires_grad and self.is_leaf)
+
+
+def _refuse_assign(mine: Any, value: Any) -> None:
+    for what in ("shape", "dtype", "device"):
+        old, new = getattr(mine, what), getattr(value, what)
+        if old != new:
+            raise ValueError(f"assign: the {what} is {old}, the new value's is {new}")
 
 
 def _is_dtype(name: str) -> bool:

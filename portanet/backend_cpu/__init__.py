@@ -57,6 +57,10 @@ class Backend:
 
     name = "cpu"
     dtypes = frozenset(ALL)
+    max_operands = 60  # of one launch
+    writes_in_place = (
+        True  # an output may be the memory of an input read in the same order
+    )
 
     def __init__(self, index: int = 0):
         if index:

@@ -49,7 +49,7 @@ class Lowering:
     fills: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     body: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     where: dict[int, int] = field(default_factory=dict)  # value -> slot
-    filled: dict[int, int] = field(default_factory=dict)  # uniform value -> its register
+    filled: dict[int, int] = field(default_factory=dict)  # uniform value -> register
     free: dict[int, list[int]] = field(default_factory=dict)  # width -> register slots
     width_of: dict[int, int] = field(default_factory=dict)  # register slot -> width
     register_bytes: int = 0
@@ -274,7 +274,7 @@ def _check(program: Program) -> None:
     assert expression is not None
     operands = (*program.outputs, *program.inputs)
     if len(program.modes) != len(operands) or set(program.modes) - set("csv"):
-        raise ValueError(f"{program.label}: modes {program.modes!r} for {len(operands)}")
+        raise ValueError(f"{program.label}: modes {program.modes!r}, {operands}")
     if expression.inputs != tuple(t.compute for t in program.inputs):
         raise TypeError(f"{program.label}: inputs {program.inputs} of other types")
     for storage, value in zip(program.outputs, expression.outputs, strict=True):

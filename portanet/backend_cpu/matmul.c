@@ -102,7 +102,6 @@ typedef struct {
 } tile;
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t rounded_up(int64_t a, int64_t b) { return divided_up(a, b) * b; }
 

@@ -104,7 +104,7 @@ static inline double pn_exp2_wide(double x) {
     return pn_power_of_two(k.bits) * (1 + r * pn_expm1_ratio(r));
 }
 
-// Works in float, 1.1 ulp. log(2) in two parts of which the first times k is exact.
+// Works in float, 1 ulp. log(2) in two parts of which the first times k is exact.
 static inline float pn_exp_float32(float x) {
     float y = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
     float shifted = y * 1.44269504f + 0x1.8p23f, k = shifted - 0x1.8p23f;
@@ -138,19 +138,19 @@ static inline float pn_tanh_float32(float x) {
     float a = fabsf(x), y = a > 9.05f ? 9.05f : a, z = a * a;
     float p = pn_poly4f(z, -0.333332802f, 0.133313836f, -0.0537339997f, 0.0206181218f,
                         -0.00567930385f);
-    float small = x + x * (z * p), large = 1 - 2 / (pn_exp_float32(2 * y) + 1);
-    return a < 0.63f ? small : copysignf(large, x);
+    float small = a + a * (z * p), large = 1 - 2 / (pn_exp_float32(2 * y) + 1);
+    return copysignf(a < 0.63f ? small : large, x);
 }
 
-// x P(x^2) below 0.92, else 1 - e^(-x P(x)), whose exponent is log(erfc(x)). Works in
+// x + x P(x^2) below 0.92, else 1 - e^(-x P(x)), whose exponent is log(erfc(x)). Works in
 // float, 2 ulp.
 static inline float pn_erf_float32(float x) {
     float a = fabsf(x), y = a > 3.95f ? 3.95f : a, z = a * a;
-    float p = pn_poly5f(z, 1.12837915f, -0.376124936f, 0.112818149f, -0.0267665687f,
+    float p = pn_poly5f(z, 0.12837915f, -0.376124936f, 0.112818149f, -0.0267665687f,
                         0.00499310947f, -0.000599048835f);
     float q = pn_poly6f(y, 1.12864097f, 0.635181489f, 0.106187626f, -0.0237202001f,
                         0.00362292581f, -0.000318061515f, 1.07633651e-05f);
-    return a < 0.92f ? x * p : copysignf(1 - pn_exp_float32(-(q * y)), x);
+    return a < 0.92f ? x + x * p : copysignf(1 - pn_exp_float32(-(q * y)), x);
 }
 
 // ---- Logarithms and what is made of them

@@ -17,7 +17,7 @@ import numpy as np
 from . import digits
 from .messages import CommandError, extra, print_table
 
-EPOCHS = 20
+EPOCHS = 30
 AGREE = 1e-3  # two devices' losses at every step, at EPOCHS epochs
 
 
@@ -170,7 +170,8 @@ def gap(curves: digits.Curves, other: digits.Curves) -> float:
 def _table(results: Sequence[digits.Curves], gaps: Sequence[float]) -> Any:
     from rich.table import Table
 
-    table = Table(title="handwritten digits, MLP 64-64-64-10")
+    widths = "-".join(map(str, digits.WIDTHS))
+    table = Table(title=f"handwritten digits, MLP 64-{widths}-10")
     table.add_column("device")
     table.add_column("adapter", overflow="fold")
     against = f"largest difference\nfrom {results[0].device}'s losses"

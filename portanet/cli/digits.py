@@ -17,6 +17,7 @@ from .messages import CommandError, extra
 
 SIDE = 8  # pixels
 HOLD_OUT = 5  # every fifth image is for the test
+WIDTHS = (256, 128)  # of the hidden layers
 BATCH = 32
 LEARNING_RATE = 2e-3
 MODEL_FILE = "digits.safetensors"
@@ -40,18 +41,18 @@ def load() -> Digits:
     return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
 
 
-def build(device: Any) -> Any:
-    """The model, 64-64-64-10, with weights drawn from the library's generator."""
+def build(device: Any, widths: tuple[int, int] = WIDTHS) -> Any:
+    """The model, an MLP, with weights drawn from the library's generator."""
     import portanet as pn
     from portanet import nn
 
     with pn.device(device):
         return nn.Sequential(
-            nn.Linear(SIDE * SIDE, 64),
+            nn.Linear(SIDE * SIDE, widths[0]),
             nn.ReLU(),
-            nn.Linear(64, 64),
+            nn.Linear(widths[0], widths[1]),
             nn.ReLU(),
-            nn.Linear(64, 10),
+            nn.Linear(widths[1], 10),
         )
 
 

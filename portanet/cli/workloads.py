@@ -174,12 +174,14 @@ class NumpyMlp:
             p -= self.lr / low * m / (np.sqrt(v / high) + 1e-8)
 
 
+STEP_WIDTHS = (64, 64)
 CHECKED_STEPS = 20
 AGREE = 1e-4  # of the losses of the first steps
 
 
 def step_sides(devices: Sequence[str]) -> dict[str, Side]:
-    """The training step of the digits, batch 32; the losses of the first steps agree."""
+    """A training step of the digits, MLP 64-64-64-10 (the size that peers publish), batch
+    32, Adam; the losses of the first steps agree."""
     import portanet as pn
 
     from . import digits
@@ -188,12 +190,12 @@ def step_sides(devices: Sequence[str]) -> dict[str, Side]:
     batches = [slice(i * digits.BATCH, (i + 1) * digits.BATCH) for i in range(CHECKED_STEPS)]
     arrays = [(data.images[b], data.labels[b]) for b in batches]
     pn.manual_seed(0)
-    weights = digits.build("cpu" if "cpu" in devices else devices[0]).state_dict()
+    weights = digits.build("cpu", STEP_WIDTHS).state_dict()
     theirs = NumpyMlp([w.numpy() for w in weights.values()], digits.LEARNING_RATE)
     expected = [theirs.step(*a) for a in arrays]
     sides = {"numpy": Side(lambda: theirs.step(*arrays[0]))}
     for device in devices:
-        model = digits.build(device)
+        model = digits.build(device, STEP_WIDTHS)
         model.load_state_dict({k: pn.tensor(w.numpy()) for k, w in weights.items()})
         step = digits.stepper(model)
         there = [[pn.tensor(a, device=device) for a in pair] for pair in arrays]

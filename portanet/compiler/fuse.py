@@ -181,8 +181,7 @@ def _drop_unread(graph: Graph) -> None:
         kept = []
         for w in graph.work:
             used = [graph.slots[h.slot].kept or h.slot in readers for h in w.outs]
-            faults = w.expression is not None and w.expression.can_fault
-            if any(used) or faults or w.program is not None and w.program.can_fault:
+            if any(used) or w.can_fault:
                 kept.append(w)
         if len(kept) == len(graph.work):
             return

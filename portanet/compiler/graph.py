@@ -40,6 +40,12 @@ class Work:
     words: tuple[int, ...] = ()
     parts: list[str] = field(default_factory=list)  # the operators merged into this one
 
+    @property
+    def can_fault(self) -> bool:
+        """Whether bad data can stop it."""
+        known = self.program if self.expression is None else self.expression
+        return known.can_fault  # type: ignore[union-attr]
+
 
 @dataclass(eq=False)
 class Graph:

@@ -62,3 +62,28 @@ def _take(memory: Memory, free: list[int], nbytes: int) -> int:
         return len(memory.sizes) - 1
     free.remove(block)
     return block
+
+
+def in_place(graph: Graph, pairs: dict[int, int]) -> dict[int, int]:
+    """Of pairs (slot of a new value -> slot of the state it replaces), those that may share
+    one buffer: the new value is written element by element where the old one was last read,
+    both are whole, and no later work can fail and leave some states new and others old."""
+    writers, readers = graph.writers(), graph.readers()
+    faults = [i for i, w in enumerate(graph.work) if w.can_fault]
+    last_fault = max(faults, default=-1)
+    safe = {}
+    for new, old in pairs.items():
+        made = writers.get(new, [])
+        if len(made) != 1 or graph.slots[new].nbytes != graph.slots[old].nbytes:
+            continue
+        w = graph.work[made[0]]
+        if w.expression is None or max(readers.get(old, [0])) > made[0]:
+            continue
+        if made[0] < last_fault:
+            continue
+        shape = w.outs[0].layout.shape
+        seen = [h.layout.expanded(shape) for h in w.ins if h.slot == old]
+        seen += [h.layout for h in w.outs if h.slot == new]
+        if all(x.contiguous and x.offset == 0 for x in seen):
+            safe[new] = old
+    return safe

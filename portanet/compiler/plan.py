@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,10 +46,20 @@ def elementwise_program(w: Work) -> tuple[Program, list[int]]:
     return program, words
 
 
+def exclusive(x: Array) -> Any:
+    """The buffer of a state's array, if the state alone holds it, else None."""
+    buffer = x.buffer
+    # The array: its tensor, the argument here, getrefcount's own. The buffer: its array, the
+    # local name, getrefcount's own.
+    alone = sys.getrefcount(x) <= 3 and sys.getrefcount(buffer) <= 3
+    return buffer if alone else None
+
+
 class Plan:
     """What a traced function has become. Call `run(arguments)` with the arrays."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, replaced: dict[int, Any] | None = None):
+        """`replaced`: number of a result -> the source of the state that it is assigned to."""
         backend = graph.device.backend
         self.graph, self.backend = graph, backend
         self.memory = memory.plan(graph)
@@ -80,8 +91,24 @@ class Plan:
         self.made = [h.slot for h in graph.results]
         self.sizes = [graph.slots[h.slot].nbytes for h in graph.results]
         self.layouts = [h.layout for h in graph.results]
+        self.shared = self._find_shared(replaced or {})
         sequence = getattr(backend, "sequence", None)
         self.play = sequence(self.launches) if sequence else self._play
+
+    def _find_shared(self, replaced: dict[int, Any]) -> dict[int, Callable]:
+        """Result -> where its state is, for those that may be written in place."""
+        if not getattr(self.backend, "writes_in_place", False):
+            return {}
+        slots = {id(s.source): i for i, s in enumerate(self.graph.slots) if s.source}
+        pairs = {
+            self.made[i]: slots[id(source)]
+            for i, source in replaced.items()
+            if id(source) in slots
+        }
+        safe = memory.in_place(self.graph, pairs)
+        return {
+            i: source.get for i, source in replaced.items() if self.made[i] in safe
+        }
 
     def _play(self, buffers: Sequence[Any]) -> None:
         for launch, slots in self.launches:
@@ -96,8 +123,10 @@ class Plan:
                 buffers[slot] = arguments[index].buffer
             for slot, get, _ in self.states:
                 buffers[slot] = get().buffer
-            for slot, nbytes in zip(self.made, self.sizes, strict=True):
-                buffers[slot] = alloc(nbytes)
+            for i, slot in enumerate(self.made):
+                get = self.shared.get(i)
+                buffer = None if get is None else exclusive(get())
+                buffers[slot] = alloc(self.sizes[i]) if buffer is None else buffer
             self.play(buffers)
         made = zip(self.made, self.layouts, strict=True)
         return [Array(buffers[slot], seen) for slot, seen in made]

@@ -424,12 +424,9 @@ def _flat_index(x: Any, axes: list[int], tensors: list[Any]):
         i = e.wrap_index(t, n) if _is_tensor(t) else t % n
         if total is None:
             total = i
-        elif _is_tensor(total) or _is_tensor(i):
-            # A number times n is a number, and the first operand must be a tensor.
-            total = e.multiply(total, n) if _is_tensor(total) else total * n
-            total = e.add(total, i)
-        else:
-            total = total * n + i
+            continue
+        total = e.multiply(total, n) if _is_tensor(total) else total * n
+        total = e.add(total, i) if _is_tensor(total) or _is_tensor(i) else total + i
     if not _is_tensor(total):
         total = x.constant(total, int32)
     return total

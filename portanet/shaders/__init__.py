@@ -28,7 +28,7 @@ SLOT = 256  # minUniformBufferOffsetAlignment is at most this
 
 
 def list_adapters() -> list[dict[str, Any]]:
-    """Each adapter in the order of the device's numbers: name, backend, driver, type."""
+    """Each adapter, in the order of their numbers: name, backend, driver, type."""
     return [hosts.describe(a) for a in hosts.adapters()]
 
 
@@ -164,7 +164,7 @@ class Backend:
         return 4 if dtype is bool_ else dtype.itemsize
 
     def alloc(self, nbytes: int) -> Buffer:
-        """An uninitialised buffer, given back when Python drops it. OutOfMemoryError."""
+        """An uninitialised buffer, given back when Python drops it."""
         return self._pool.alloc(nbytes)
 
     def upload(self, array: np.ndarray, dtype: Dtype) -> Buffer:
@@ -186,7 +186,7 @@ class Backend:
         return buffer
 
     def read(self, buffer: Buffer, dtype: Dtype, offset: int, count: int) -> np.ndarray:
-        """`count` elements from `offset` on, as a fresh 1-D array. Waits; raises faults."""
+        """`count` elements from `offset` on, as a fresh array. Waits; raises faults."""
         size = self.itemsize(dtype)
         begin = offset * size
         start = begin - begin % 4
@@ -200,7 +200,7 @@ class Backend:
         return values != 0 if dtype is bool_ else values
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
-        """A launch: called with the buffers, outputs first, it starts and doesn't wait."""
+        """A launch: called with the buffers, outputs first; it doesn't wait."""
         limit = self._host.limits["max-storage-buffers-per-shader-stage"]
         on_cpu = self._host.description["software"]
         plan = variants.plan(program, words, limit, on_cpu)
@@ -221,7 +221,7 @@ class Backend:
             self._host.wait()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: {"used": held by live buffers, "reserved": with the pool's, "peak"}."""
+        """Bytes held by live buffers; those and the free ones; the most ever held."""
         pool = self._pool
         return {"used": pool.live, "reserved": pool.reserved, "peak": pool.peak}
 

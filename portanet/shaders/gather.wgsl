@@ -1,6 +1,7 @@
 // y[o, j, i] = x[o, index[o, j, i], i]; one thread an element of y.
-// Words: outer, count, inner, size, x_offset, x_outer, x_axis, x_inner, i_offset, i_outer,
-// i_axis, i_inner. An index in [-size, 0) counts from the end; outside is a fault.
+// Words: outer, count, inner, size, x_offset, x_outer, x_axis, x_inner, i_offset,
+// i_outer, i_axis, i_inner. An index in [-size, 0) counts from the end; outside is a
+// fault.
 
 @compute @workgroup_size(256)
 fn gather(

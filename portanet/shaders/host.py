@@ -143,7 +143,9 @@ def _choose(index: int) -> Any:
         if sys.platform.startswith("linux")
         else "install the GPU's driver"
     )
-    raise DeviceError(f"wgpu: no Vulkan, Metal or Direct3D 12 adapter was found; {cure}")
+    raise DeviceError(
+        f"wgpu: no Vulkan, Metal or Direct3D 12 adapter was found; {cure}"
+    )
 
 
 def _wanted_limits(adapter: Any) -> dict[str, int]:
@@ -157,11 +159,11 @@ def _wanted_limits(adapter: Any) -> dict[str, int]:
     if level == "adapter":
         for name in USEFUL_LIMITS:
             wanted[name] = max(wanted[name], adapter.limits[name])
-    # An OpenGL-class adapter may have less; then all that it has.
-    for name in wanted:
-        if name.startswith("max"):
-            wanted[name] = min(wanted[name], adapter.limits[name])
-    return wanted
+    # An adapter below WebGPU's defaults is asked for all that it has.
+    return {
+        name: min(limit, adapter.limits[name]) if name.startswith("max") else limit
+        for name, limit in wanted.items()
+    }
 
 
 class Host:
@@ -208,7 +210,10 @@ class Host:
 
     def write(self, buffer: Any, offset: int, data: Any) -> None:
         """Copy bytes in; they arrive before anything that is submitted later."""
-        self.queue.write_buffer(buffer, offset, data)
+        try:
+            self.queue.write_buffer(buffer, offset, data)
+        except Exception as why:
+            raise self._explained(why, f"writing {data.nbytes} bytes failed") from why
 
     def read(self, parts: list[tuple[Any, int, int]]) -> memoryview:
         """The bytes of some (buffer, offset, nbytes), one after the other. Waits.
@@ -242,7 +247,9 @@ class Host:
             if self._native:
                 data = self._map_natively(buffer, nbytes)
             else:
-                buffer.map_sync("READ_NOSYNC", 0, min(nbytes + -nbytes % 8, buffer.size))
+                buffer.map_sync(
+                    "READ_NOSYNC", 0, min(nbytes + -nbytes % 8, buffer.size)
+                )
                 data = buffer.read_mapped(0, nbytes)
                 buffer.unmap()
         except Exception as why:
@@ -258,7 +265,9 @@ class Host:
         info = ffi.new("WGPUBufferMapCallbackInfo *")
         info.mode = lib.WGPUCallbackMode_AllowProcessEvents
         info.callback = self._map_callback
-        lib.wgpuBufferMapAsync(buffer._internal, lib.WGPUMapMode_Read, 0, nbytes, info[0])
+        lib.wgpuBufferMapAsync(
+            buffer._internal, lib.WGPUMapMode_Read, 0, nbytes, info[0]
+        )
         while self._map_status is None:
             lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
         if self._map_status != lib.WGPUMapAsyncStatus_Success:
@@ -405,11 +414,10 @@ class Host:
 
     def check(self) -> None:
         """DeviceError if the device was lost. A submit to a lost one would abort."""
-        global _lost
         if _lost and not self.is_lost:
             try:
-                self.device.create_buffer(size=4, usage=STORAGE)
-            except Exception:
+                self.create_buffer(4)
+            except DeviceError:
                 self.is_lost = True
         if self.is_lost:
             self._pass = self._encoder = None
@@ -441,7 +449,7 @@ def _first_line(text: str) -> str:
 
 
 def _native(wgpu: Any) -> tuple[Any, Any] | None:
-    """wgpu-py's cffi handles, if they are as in the version that this was written for."""
+    """wgpu-py's cffi handles, if they have what this module calls."""
     native = wgpu.backends.wgpu_native
     ffi, lib = getattr(native, "ffi", None), getattr(native, "lib", None)
     needed = (

@@ -39,13 +39,13 @@ def _scalar_functions() -> dict[str, str]:
     """Name -> text of each declaration of scalar.wgsl, with the comment above it."""
     found: dict[str, str] = {}
     for part in re.split(r"\n\n+", kernel_text("scalar")):
-        for name in re.findall(r"^(?:fn|const|var<private>) (\w+)", part, re.M):
+        for name in re.findall(r"^(?:fn|const|var<private>) (\w+)", part, re.MULTILINE):
             found[name] = part.strip() + "\n"
     return found
 
 
 def with_scalars(text: str) -> str:
-    """The text with the declarations of scalar.wgsl that it uses, and they use, before."""
+    """The text, after the declarations of scalar.wgsl that it and they use."""
     functions = _scalar_functions()
     needed: dict[str, None] = {}
     waiting = [text]
@@ -139,7 +139,8 @@ def _binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
     elif dtype is float16:
         load, store = f"f32({name}[i])", "f16(v)"
     lines = [
-        f"@group(0) @binding({binding}) var<storage, {access}> {name}: array<{stored}>;",
+        f"@group(0) @binding({binding}) var<storage, {access}> {name}: "
+        f"array<{stored}>;",
         f"fn load_{name}(i: u32) -> {computed} {{ return {load}; }}",
     ]
     if is_output:
@@ -281,7 +282,7 @@ def cast(v: str, source: Dtype, target: Dtype) -> str:
     return f"{COMPUTED_AS[target]}({v})"
 
 
-def constant(value: bool | int | float, dtype: Dtype) -> str:
+def constant(value: float, dtype: Dtype) -> str:
     """A literal. Infinity, NaN, -0 and denormals are made from their bits."""
     if dtype is bool_:
         return "true" if value else "false"

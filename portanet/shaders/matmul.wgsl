@@ -1,13 +1,14 @@
 // y[b, i, j] = sum over l of a[b, i, l] * x[b, l, j]; y contiguous, a and x strided.
-// Words: splits, chunk, batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset,
-// b_row, b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Split s sums l in
-// [s chunk, min((s + 1) chunk, k)) into a partial result of its own, y[s, b, i, j].
+// Words: splits, chunk, batch, m, n, k, batch_rank, a_offset, a_row, a_column,
+// b_offset, b_row, b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Split
+// s sums l in [s chunk, min((s + 1) chunk, k)) into a partial result of its own, y[s,
+// b, i, j].
 //
-// tile: a group of 8 x 8 threads makes 64 x 64 of y, 8 x 8 a thread, from slices of 16 of
-//   l in workgroup memory (8 KiB). block: the same without workgroup memory, for drivers
-//   that run on a CPU, where a barrier costs more than it saves. each: one thread an
-//   element of y. dot_product: a group of 64 threads an element, thread t takes
-//   l = t, t + 64, ..., then a tree.
+// tile: a group of 8 x 8 threads makes 64 x 64 of y, 8 x 8 a thread, from slices of 16
+// of l in workgroup memory (8 KiB). block: the same without workgroup memory, for
+// drivers that run on a CPU, where a barrier costs more than it saves. each: one thread
+// an element of y. dot_product: a group of 64 threads an element, thread t takes l = t,
+// t + 64, ..., then a tree.
 // T is the type that products and sums are in; emit(o, v) writes y.
 $emit
 
@@ -64,7 +65,8 @@ fn write_quad(base: u32, i: u32, j: u32, y: Quad) {
     write_row(base, i + 3u, j, y.r3);
 }
 
-// What a group of 64 x 64 works on. Made of uniforms and the group only, as barriers need.
+// What a group of 64 x 64 works on. Made of uniforms and the group only, as barriers
+// need.
 struct Part { row: u32, column: u32, begin: u32, end: u32, base: u32, at: vec2<u32> }
 
 fn part_of(number: u32) -> Part {

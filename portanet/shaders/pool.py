@@ -69,8 +69,7 @@ class Pool:
         self.classes: dict[int, int] = {}  # request -> size class
         self.batch = 0
         self.live = self.reserved = self.peak = self.live_after_collect = 0
-        # Called before blocks are dropped, and where memory is short: must submit, wait,
-        # and forget what refers to blocks.
+        # Called before blocks are dropped: must submit, and forget what refers to blocks.
         self.release = lambda: None
 
     def alloc(self, nbytes: int) -> Buffer:
@@ -81,7 +80,7 @@ class Pool:
         except IndexError:
             block = self._grow(size, nbytes)
         self.live = live = self.live + size
-        if live > self.peak:
+        if live > self.peak:  # noqa: PLR1730, a call of max is slower
             self.peak = live
         return Buffer(block, self)
 
@@ -125,7 +124,7 @@ class Pool:
             self.live_after_collect = self.live
             if self.free[size]:
                 return self.free[size].pop()
-        self._trim(max(KEEP_BYTES, self.peak))
+        self._trim(max(KEEP_BYTES, self.live))
         try:
             buffer = self.host.create_buffer(size)
         except OutOfMemoryError:

@@ -1,7 +1,7 @@
-// bits[4 b + w] = word w of philox(counter + b, 0, 0; key), Philox4x32-10 (Salmon, Moraes,
-// Dror & Shaw, SC11); the new state has its counter `blocks` further.
-// Words: n, blocks, state_offset. State: key0, key1, counter_low, counter_high. One thread
-// for each block b of four words; the first thread also writes the new state.
+// bits[4 b + w] = word w of philox(counter + b, 0, 0; key), Philox4x32-10 (Salmon,
+// Moraes, Dror & Shaw, SC11); the new state has its counter `blocks` further.
+// Words: n, blocks, state_offset. State: key0, key1, counter_low, counter_high. One
+// thread for each block b of four words; the first thread also writes the new state.
 
 // counter + b, 64 bits.
 fn advance(counter: vec2<u32>, b: u32) -> vec2<u32> {

@@ -1,13 +1,13 @@
 // y[k] = which over r of x[k, r], for chunk c of the r: partial[c, k].
-// Words: chunks, chunk, all, kept, reduced, kept_rank, reduced_rank, offset, kept_shape[],
-// kept_strides[], reduced_shape[], reduced_strides[]. Output o = c kept + k is over
-// r in [c chunk, min((c + 1) chunk, reduced)); without a split there is one chunk.
-// `all` is the number of elements that a mean divides by.
+// Words: chunks, chunk, all, kept, reduced, kept_rank, reduced_rank, offset,
+// kept_shape[], kept_strides[], reduced_shape[], reduced_strides[]. Output o = c kept +
+// k is over r in [c chunk, min((c + 1) chunk, reduced)); without a split there is one
+// chunk. `all` is the number of elements that a mean divides by.
 //
-// lanes: one thread an output. rows: one group an output, thread t takes r = t, t + 256,
-// ..., then a tree of fixed shape. Either sums 32 at a time and then the sums, so that the
-// error grows with r / 32. The lines between are the monoid, written by variants.py:
-// Accumulated, initial(), fetch(at, r), combine(a, b), emit(o, a).
+// lanes: one thread an output. rows: one group an output, thread t takes r = t, t +
+// 256, ..., then a tree of fixed shape. Either sums 32 at a time and then the sums, so
+// that the error grows with r / 32. The lines between are the monoid, written by
+// variants.py: Accumulated, initial(), fetch(at, r), combine(a, b), emit(o, a).
 $monoid
 
 fn kept_at(k: u32) -> u32 {

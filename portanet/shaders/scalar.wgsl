@@ -1,14 +1,15 @@
 // Scalar functions that WGSL lacks, or whose error it leaves too large (WGSL, 15.7.4:
-// log, sin and cos have absolute bounds, pow is undefined for negative bases, min and max
-// may drop NaN). Prefix: f for f32, i for i32, u for u32, b for bool. lower.py takes what
-// a program uses; declarations are separated by empty lines.
+// log, sin and cos have absolute bounds, pow is undefined for negative bases, min and
+// max may drop NaN). Prefix: f for f32, i for i32, u for u32, b for bool. lower.py
+// takes what a program uses; declarations are separated by empty lines.
 //
-// Bounds are in ulp of the exact result, for every input; denormal results may be flushed.
-// Polynomials were fitted by reweighted least squares (Lawson) to the functions named.
-// NaN, infinities and signs are tested in the bits: compilers may assume x == x.
+// Bounds are in ulp of the exact result, for every input; denormal results may be
+// flushed. Polynomials were fitted by reweighted least squares (Lawson) to the
+// functions named. NaN, infinities and signs are tested in the bits: compilers may
+// assume x == x.
 
-// zero() is 0, read from a uniform so that no compiler knows: WGSL refuses constants that
-// are not finite, and compilers may assume that there are none.
+// zero() is 0, read from a uniform so that no compiler knows: WGSL refuses constants
+// that are not finite, and compilers may assume that there are none.
 fn f_inf() -> f32 { return bitcast<f32>(0x7f800000u | zero()); }
 
 fn f_nan() -> f32 { return bitcast<f32>(0x7fc00000u | zero()); }
@@ -27,7 +28,8 @@ fn f_ne(a: f32, b: f32) -> bool { return a != b || f_isnan(a) || f_isnan(b); }
 
 // |x| with the sign of s.
 fn f_copysign(x: f32, s: f32) -> f32 {
-    return bitcast<f32>((bitcast<u32>(x) & 0x7fffffffu) | (bitcast<u32>(s) & 0x80000000u));
+    let sign = bitcast<u32>(s) & 0x80000000u;
+    return bitcast<f32>((bitcast<u32>(x) & 0x7fffffffu) | sign);
 }
 
 fn f_is_negative(x: f32) -> bool { return bitcast<u32>(x) >> 31u == 1u; }
@@ -183,8 +185,8 @@ fn f_split(x: f32) -> vec2<u32> {
     return vec2<u32>((bits & 0x7fffffu) | 0x800000u, bits >> 23u);
 }
 
-// (r, 1 if it is not 0 even where it is flushed) with r = x - y trunc(x / y), exact: long
-// division of the integer significands, 8 bits a turn.
+// (r, 1 if it is not 0 even where it is flushed) with r = x - y trunc(x / y), exact:
+// long division of the integer significands, 8 bits a turn.
 fn f_fmod(x: f32, y: f32) -> vec2<f32> {
     if (f_isnan(x) || f_isnan(y) || f_isinf(x) || !f_to_b(y)) {
         return vec2<f32>(f_nan(), 0.0);
@@ -210,8 +212,8 @@ fn f_mod(x: f32, y: f32) -> f32 {
     return select(r.x, r.x + y, f_is_negative(r.x) != f_is_negative(y));
 }
 
-// floor(x / y) from the exact remainder, as NumPy has it; the nearest integer, below 3 ulp
-// where the quotient has more than 24 bits.
+// floor(x / y) from the exact remainder, as NumPy has it; the nearest integer, below 3
+// ulp where the quotient has more than 24 bits.
 fn f_floordiv(a: f32, b: f32) -> f32 {
     // Away from denormals, where the remainder would be flushed.
     let scale = select(1.0, 18446744073709551616.0, max(abs(a), abs(b)) < 1.0);
@@ -246,8 +248,8 @@ fn f_expm1_core(r: f32) -> f32 {
     return fma(r * r, fma(q, r, 0.5), r);
 }
 
-// (n, exp(r) - 1) with x = n ln(2) + r. ln(2) in two parts, the first of 15 bits, so that
-// n times it is exact, fused or not (Cody & Waite, 1980). |x| <= 200.
+// (n, exp(r) - 1) with x = n ln(2) + r. ln(2) in two parts, the first of 15 bits, so
+// that n times it is exact, fused or not (Cody & Waite, 1980). |x| <= 200.
 fn f_exp_parts(x: f32) -> vec2<f32> {
     let n = round(x * 1.442695041);
     let r = fma(n, -1.4286068e-06, f_keep(fma(n, -0.693145751953125, x)));
@@ -292,8 +294,8 @@ fn f_log_parts(x: f32) -> vec2<i32> {
     return vec2<i32>(k + (shifted >> 23u), (shifted & 0x7fffff) + 0x3f3504f3);
 }
 
-// log(1 + f) - f + f^2 / 2 for 1 + f in [sqrt(1/2), sqrt(2)]: with s = f / (2 + f) it is
-// s (f^2 / 2 + R(s^2)), R = log((1 + s) / (1 - s)) / s - 2 (as in fdlibm, Ng 1993).
+// log(1 + f) - f + f^2 / 2 for 1 + f in [sqrt(1/2), sqrt(2)]: with s = f / (2 + f) it
+// is s (f^2 / 2 + R(s^2)), R = log((1 + s) / (1 - s)) / s - 2 (as in fdlibm, Ng 1993).
 fn f_log_tail(f: f32) -> f32 {
     let s = f / (2.0 + f);
     let z = s * s;
@@ -352,8 +354,9 @@ fn f_log1p(x: f32) -> f32 {
 // x with its last 12 bits cleared: products of two such are exact.
 fn f_head(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
 
-// log2(x) as the sum of two floats, the first of 12 bits; relative error 2^-31. Positive
-// finite x. s = (m - 1) / (m + 1) is kept in two parts, log2(m) = 2 / ln(2) atanh(s).
+// log2(x) as the sum of two floats, the first of 12 bits; relative error 2^-31.
+// Positive finite x. s = (m - 1) / (m + 1) is kept in two parts, log2(m) = 2 / ln(2)
+// atanh(s).
 fn f_log2_pair(x: f32) -> vec2<f32> {
     let parts = f_log_parts(x);
     let k = f32(parts.x);
@@ -376,7 +379,8 @@ fn f_log2_pair(x: f32) -> vec2<f32> {
 // x^y for positive finite x and any y but NaN, 2 ulp.
 fn f_pow_positive(x: f32, y: f32) -> f32 {
     let log = f_log2_pair(x);
-    // |log2(x)| is 0 or above 2^-24: a larger y changes nothing, and can't overflow here.
+    // |log2(x)| is 0 or above 2^-24: a larger y changes nothing, and can't overflow
+    // here.
     let e = clamp(y, -1.0e12, 1.0e12);
     let e_head = f_head(e);
     let high = e_head * log.x;
@@ -395,7 +399,8 @@ fn f_pow(x: f32, y: f32) -> f32 {
     if (f_isnan(x) || f_isnan(y)) { return f_nan(); }
     let size = abs(y);
     let is_integer = size >= 8388608.0 || (size >= 1.0 && trunc(size) == size);
-    let is_odd = is_integer && size < 16777216.0 && (u32(min(size, 16777216.0)) & 1u) == 1u;
+    // 2^24 and above are even.
+    let is_odd = is_integer && (u32(min(size, 16777216.0)) & 1u) == 1u;
     let base = abs(x);
     var result = 1.0;
     if (!f_to_b(x) || f_isinf(x)) {
@@ -427,8 +432,8 @@ fn u_funnel(high: u32, low: u32, shift: u32) -> u32 {
     return select((high << shift) | (low >> ((32u - shift) & 31u)), high, shift == 0u);
 }
 
-// (r, quadrant) with x = quadrant pi / 2 + r, |r| <= pi / 4, for |x| >= 512: the window of
-// 2 / pi that matters, times the significand, in integers (Payne & Hanek, 1983).
+// (r, quadrant) with x = quadrant pi / 2 + r, |r| <= pi / 4, for |x| >= 512: the window
+// of 2 / pi that matters, times the significand, in integers (Payne & Hanek, 1983).
 fn f_reduce_large(x: f32) -> vec2<f32> {
     let parts = f_split(x);
     // Bits of the table before the one of weight 2 in x * 2 / pi; parts.y - 150 >= -14.
@@ -459,8 +464,8 @@ fn f_reduce_large(x: f32) -> vec2<f32> {
     return select(signed, vec2<f32>(-signed.x, 4.0 - quadrant), f_is_negative(x));
 }
 
-// (r, quadrant as an integer). Below 512 pi / 2 is taken in three parts of 15 bits and one
-// of 24, so that n times each of the first three is exact, fused or not.
+// (r, quadrant as an integer). Below 512 pi / 2 is taken in three parts of 15 bits and
+// one of 24, so that n times each of the first three is exact, fused or not.
 fn f_reduce(x: f32) -> vec2<f32> {
     if (abs(x) >= 512.0) { return f_reduce_large(x); }
     let n = round(x * 0.6366197724);
@@ -632,7 +637,8 @@ fn f_atan2(y: f32, x: f32) -> f32 {
 // atan(a / b) for positive finite a and b, scaled so that the division is in range.
 fn f_atan_ratio(a: f32, b: f32) -> f32 {
     let large = max(a, b);
-    let scale = select(select(1.0, 16777216.0, large < 1.0e-20), 0.0625, large > 1.0e30);
+    let up = select(1.0, 16777216.0, large < 1.0e-20);
+    let scale = select(up, 0.0625, large > 1.0e30);
     var t = (min(a, b) * scale) / (large * scale);
     let i = bitcast<u32>(a);
     let j = bitcast<u32>(b);
@@ -715,7 +721,8 @@ fn f_atanh(x: f32) -> f32 {
 
 // ---- error function
 
-// 2 ulp. Beyond 0.92 it is 1 - exp(-p(|x|)), p fitted to -log(erfc) (form: Juffa, 2016).
+// 2 ulp. Beyond 0.92 it is 1 - exp(-p(|x|)), p fitted to -log(erfc) (form: Juffa,
+// 2016).
 fn f_erf(x: f32) -> f32 {
     if (f_isnan(x)) { return x; }
     let a = abs(x);

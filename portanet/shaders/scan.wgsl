@@ -1,8 +1,10 @@
 // y[o, j, i] = which over l <= j of x[o, l, i]; exclusive leaves out l = j.
-// Words: outer, n, inner, offset, outer_stride, axis_stride, inner_stride. y contiguous.
+// Words: outer, n, inner, offset, outer_stride, axis_stride, inner_stride. y
+// contiguous.
 //
-// lanes: one thread a row (o, i), in order. rows: one group a row, 1024 elements at a time:
-// four a thread in order, then a scan over the threads, then what came before the block.
+// lanes: one thread a row (o, i), in order. rows: one group a row, 1024 elements at a
+// time: four a thread in order, then a scan over the threads, then what came before the
+// block.
 // T is the type of the sums; initial(), combine(a, b) are written by variants.py.
 $monoid
 const IS_EXCLUSIVE = $exclusive;

@@ -1,10 +1,11 @@
 // y[o, index[o, j, i], i] += v[o, j, i] (or = v), j ascending; y holds values before.
-// Words: outer, count, inner, size, v_offset, v_outer, v_axis, v_inner, i_offset, i_outer,
-// i_axis, i_inner. An index in [-size, 0) counts from the end; outside is a fault, and
-// that element is left out.
+// Words: outer, count, inner, size, v_offset, v_outer, v_axis, v_inner, i_offset,
+// i_outer, i_axis, i_inner. An index in [-size, 0) counts from the end; outside is a
+// fault, and that element is left out.
 //
 // lanes: one thread for each (o, i) walks all j. rows: one thread for each element of y
-// looks at all j for its own. In both a thread owns what it writes: no atomics, one order.
+// looks at all j for its own. In both a thread owns what it writes: no atomics, one
+// order.
 
 fn index_at(o: u32, j: u32, i: u32) -> $index {
     return load_x1(P(8u) + o * P(9u) + j * P(10u) + i * P(11u));

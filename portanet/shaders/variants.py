@@ -1,8 +1,8 @@
 """Which variant of a kernel a launch takes, its grid, and the words it reads.
 
-A plan is one or two steps. It depends on the program, its words, and whether the adapter
-is software: there a barrier costs about as much as 1000 additions (lavapipe, Mesa 25), so
-variants without workgroup memory are taken.
+A plan is mostly one or two steps. It depends on the program, its words, and whether the
+adapter is software: there a sum of 1024 rows of 1024 with barriers takes 40 ms, without
+them 1.2 ms (lavapipe, Mesa 25.0.7, two cores), so variants without them are taken.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _one(program, text, entry, words, groups, work) -> Plan:
 
 # ---------------------------------------------------------------- elementwise
 
-# Groups of an elementwise launch. A GPU is full with 2^22 threads; on a CPU a group costs
-# about 2 us beside its elements (lavapipe, Mesa 25).
+# Groups of an elementwise launch. A GPU is full with 2^22 threads. On a CPU few groups are
+# faster: 2^20 additions take 21 ms in 4096, 3 to 6 ms in 16 to 64 (lavapipe, 25.0.7).
 GPU_GROUPS = 16384
 CPU_GROUPS = 32
 
@@ -222,7 +222,7 @@ REDUCE_WORDS = 64  # room for the words of any rank: the text doesn't depend on 
 
 @functools.lru_cache(1024)
 def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) -> str:
-    """A pass of a reduction, from x or from partial results, to y or to partial ones."""
+    """A pass of a reduction, from x or partial results, to y or partial ones."""
     (which,) = program.options
     computed = _accumulator(program, which)
     is_bool = computed is bool_
@@ -304,9 +304,7 @@ def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
         return Plan((step,))
     chunks = _groups(reduced, chunk)
     text = _reduce_text(program, False, True)
-    first = _reduce_step(
-        program, words, chunks, chunk, reduced, by_rows, text, (-1, 1)
-    )
+    first = _reduce_step(program, words, chunks, chunk, reduced, by_rows, text, (-1, 1))
     second = _combine_step(program, kept, chunks, reduced, on_cpu)
     size = 8 if program.options[0].startswith("arg") else 4
     return Plan((first, second), kept * chunks * size)

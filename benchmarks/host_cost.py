@@ -20,7 +20,7 @@ from portanet.cli import machine
 from portanet.cli.measure import timing
 from portanet.devices import devices
 
-ROUNDS = 30
+ROUNDS = 30  # samples of each side
 RESULTS = Path(__file__).parent / "results"
 
 # A side: `step()` does `CALLS` calls, `after()` what is not timed.
@@ -100,11 +100,11 @@ def start(code: str, python: str = sys.executable, env: dict | None = None):
     )
 
 
-def in_turn(sides: dict) -> dict:
+def in_turn(sides: dict, rounds: int) -> dict:
     """Timings of the sides, a sample of each in turn: of the clock ("median_ms" ...), and
     what the calling thread computed ("thread_ms")."""
     seconds = {name: [] for name in sides}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, process in sides.items():
             process.stdin.write("go\n")
             process.stdin.flush()
@@ -128,7 +128,7 @@ def can_import_torch(python: str) -> bool:
     return found.returncode == 0
 
 
-def add(torch_python: str | None) -> dict:
+def add(rounds: int, torch_python: str | None) -> dict:
     sides = {
         name: start(f"DEVICE = {name!r}\n{ADD}")
         for name in devices()
@@ -136,39 +136,46 @@ def add(torch_python: str | None) -> dict:
     }
     if torch_python and can_import_torch(torch_python):
         sides["torch"] = start(TORCH_ADD, torch_python)
-    return in_turn(sides)
+    return in_turn(sides, rounds)
 
 
-def matmul() -> dict:
+def matmul(rounds: int) -> dict:
     sides = {"portanet": MATMUL, "numpy": NUMPY_MATMUL}
-    found = in_turn({name: start(code, env=ONE_THREAD) for name, code in sides.items()})
+    processes = {name: start(code, env=ONE_THREAD) for name, code in sides.items()}
+    found = in_turn(processes, rounds)
     speeds = [found[name]["median_ms"] for name in ("numpy", "portanet")]
     return {**found, "speed of numpy's": speeds[0] / speeds[1]}
 
 
-def imports() -> dict:
+def imports(rounds: int) -> dict:
     """Seconds of an import in a fresh process, in turn with NumPy's alone."""
     seconds, wgpu = {"portanet": [], "numpy": []}, False
-    for _ in range(ROUNDS // 2):
+    for _ in range(rounds):
         for module in seconds:
             command = [sys.executable, "-c", IMPORT.replace("MODULE", module)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             took, has_wgpu = done.stdout.split()
             seconds[module].append(float(took))
             wgpu = wgpu or has_wgpu == "True"
-    return {**{m: statistics.median(s) for m, s in seconds.items()}, "imports wgpu": wgpu}
+    return {
+        **{m: statistics.median(s) for m, s in seconds.items()},
+        "imports wgpu": wgpu,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch-python", metavar="PATH", help="to measure PyTorch beside")
+    parser.add_argument(
+        "--torch-python", metavar="PATH", help="to measure PyTorch beside"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     parser.add_argument("--json", type=Path, default=RESULTS / "host_cost.json")
     arguments = parser.parse_args()
     found = {
         **machine.record(),
-        "add of 4 elements, recorded": add(arguments.torch_python),
-        "matmul 512, float32, one thread": matmul(),
-        "import, s": imports(),
+        "add of 4 elements, recorded": add(arguments.rounds, arguments.torch_python),
+        "matmul 512, float32, one thread": matmul(arguments.rounds),
+        "import, s": imports(arguments.rounds),
     }
     for name, timings in list(found.items())[-3:]:
         print(name)
@@ -176,7 +183,9 @@ def main() -> None:
             if isinstance(value, dict):
                 keys = ("low_ms", "median_ms", "high_ms", "thread_ms")
                 low, middle, high, thread = (value[key] * 1e3 for key in keys)
-                value = f"{middle:.2f} us ({low:.2f} to {high:.2f}), thread {thread:.2f}"
+                value = (
+                    f"{middle:.2f} us ({low:.2f} to {high:.2f}), thread {thread:.2f}"
+                )
             elif isinstance(value, float):
                 value = f"{value:.3f}"
             print(f"    {side:18} {value}")

@@ -1,6 +1,6 @@
 """Operators over a range of sizes, one benchmark a workload, size and device.
 
-    pytest benchmarks/test_bench_ops.py --benchmark-group-by=param:name,param:n
+pytest benchmarks/test_bench_ops.py --benchmark-group-by=param:name,param:n
 """
 
 import pytest

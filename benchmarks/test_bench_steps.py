@@ -1,6 +1,6 @@
 """Training steps, one benchmark a model and device. The loss is not read back.
 
-    pytest benchmarks/test_bench_steps.py
+pytest benchmarks/test_bench_steps.py
 """
 
 from portanet.cli.workloads import step_sides

@@ -11,10 +11,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .arrays import contiguous
+from .arrays import Array, contiguous
 from .autograd import Tensor
 from .autograd.tape import mode
 from .devices import default_device
+from .compiler import explain
 from .compiler.graph import lower
 from .compiler.lazy import Lazy, TraceError, Tracer
 from .compiler.plan import Plan, optimise
@@ -155,9 +156,23 @@ class Trace:
                 return False
         return all(get().layout is seen for _, get, seen in self.plan.states)
 
+    def snapshot(self) -> list[Any]:
+        """The values of all assigned states and gradients, to go back to."""
+        values = [(t, Array(t.value.buffer, t.value.layout)) for t in self.assigned]
+        grads = [(leaf, leaf.grad) for leaf, _ in self.grads]
+        return [values, grads]
+
+    def restore(self, kept: list[Any]) -> None:
+        """Go back to a snapshot."""
+        values, grads = kept
+        for t, value in values:
+            t.value = Array(value.buffer, value.layout)
+        for leaf, grad in grads:
+            leaf.grad = grad
+
     def replay(self, tensors: list[Tensor]) -> Any:
         """Run the plan, then assign what the function assigned."""
-        made = self.plan.run([t.value for t in tensors])
+        made = self.plan.run(tensors)
         for t, value in zip(self.assigned, made[self.count :], strict=False):
             t.value = value
         for leaf in self.cleared:
@@ -181,30 +196,117 @@ def _check_history(results: list[Tensor]) -> None:
 class Compiled:
     """A compiled function; see `compile`."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable, verify: int = 0):
         functools.update_wrapper(self, function)
         self.function = function
+        self.verify = verify
         self.traces: dict[Any, list[Trace]] = {}
+        self.reasons: list[str] = []  # why each trace was made
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         structure = flatten((args, kwargs), tensors)
-        key = (
-            structure,
-            *[t.value.layout for t in tensors],
-            mode.enabled,
-            default_device(),
-        )
-        for trace in self.traces.get(key, ()):
+        layouts = [t.value.layout for t in tensors]
+        key = (structure, *layouts, mode.enabled, default_device())
+        known = self.traces.get(key, ())
+        for trace in known:
             if trace.fits():
                 return trace.replay(tensors)
         trace = Trace(self.function, args, kwargs)
+        self.reasons.append(_reason(bool(self.traces), known))
         self.traces.setdefault(key, []).append(trace)
+        if self.verify:
+            self._compare(trace, args, kwargs, tensors)
         return trace.replay(tensors)
 
+    def _compare(self, trace: Trace, args: tuple, kwargs: dict, tensors: list) -> None:
+        """Run the function eagerly and the plan on the same states, and compare."""
+        keep = trace.snapshot()
+        eager: list[Tensor] = []
+        flatten(self.function(*args, **kwargs), eager)
+        wanted = [t.value for t in eager] + [t.value for t in trace.assigned]
+        trace.restore(keep)
+        made: list[Tensor] = []
+        flatten(trace.replay(tensors), made)
+        found = [t.value for t in made] + [t.value for t in trace.assigned]
+        trace.restore(keep)
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            _check_close(i, len(made), a.numpy(), b.numpy())
 
-def compile(function: Callable) -> Compiled:
-    """A function of tensors, traced at its first call and replayed at later ones."""
-    return Compiled(function)
+    def explain(self) -> str:
+        """The launches of each plan: operators, the user's lines, shapes, bytes, flops."""
+        return self._describe(lambda plan, trace: explain.rows(plan))
+
+    def profile(self, *args: Any, **kwargs: Any) -> str:
+        """The same with the time of each launch, run alone; nothing is changed by it."""
+        tensors: list[Tensor] = []
+        flatten((args, kwargs), tensors)
+        self(*args, **kwargs)
+        return self._describe(
+            lambda plan, trace: explain.profile(plan, trace.plan.scratch(tensors))
+        )
+
+    def _describe(self, rows_of: Callable) -> str:
+        if not self.traces:
+            raise RuntimeError(
+                f"explain: {self.__name__} has no plan yet; call it once first"
+            )
+        parts = []
+        traces = [t for found in self.traces.values() for t in found]
+        for i, (trace, why) in enumerate(zip(traces, self.reasons, strict=True)):
+            parts.append(f"plan {i} on {trace.plan.graph.device} ({why})")
+            parts.append(explain.text(trace.plan, rows_of(trace.plan, trace)))
+        return "\n".join(parts)
+
+
+def _reason(any_before: bool, known: Any) -> str:
+    if not any_before:
+        return "the first call"
+    if not known:
+        return "new shapes, dtypes, devices or static arguments"
+    return "a state, a gradient or a module's mode is not what earlier traces found"
+
+
+def _check_close(i: int, results: int, got: Any, want: Any) -> None:
+    """Compiled and eager work may differ in rounding, not in more."""
+    import numpy as np
+
+    if got.dtype.kind not in "fV":
+        close = np.array_equal(got, want)
+    else:
+        a, b = got.astype(np.float64), want.astype(np.float64)
+        scale = np.nanmax(np.abs(b), initial=0.0)
+        bound = 1e4 * np.finfo(np.float32 if got.dtype.itemsize < 8 else got.dtype).eps
+        close = np.allclose(a, b, rtol=bound, atol=bound * scale, equal_nan=True)
+    if not close:
+        what = f"result {i}" if i < results else f"assigned state {i - results}"
+        raise RuntimeError(
+            f"compile: verify: {what} differs between the plan and eager execution; "
+            "please report this with the function"
+        )
+
+
+def compile(function: Callable | None = None, *, verify: bool = False) -> Any:
+    """A function of tensors, traced at its first call and replayed at later ones.
+
+    Any function: a whole training step with backward and optimizer, or a forward pass. The
+    tensors that it reads or assigns are found by the trace. It is traced again for new
+    shapes, dtypes, devices, static arguments, and for a module's other mode. Python runs
+    only while it is traced: a branch on a tensor's value, or `.item()`, raises TraceError.
+
+    verify: at each trace, also run eagerly on the same states, and compare.
+
+    >>> @pn.compile
+    ... def step(x):
+    ...     return pn.exp(x) * 2 + 1
+    >>> step(pn.tensor([0.0]))
+    tensor([3.])
+    """
+    if function is None:
+        return functools.partial(compile, verify=verify)
+    return Compiled(function, verify)

@@ -104,7 +104,7 @@ def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
     for name in sorted(arrays):
         a = arrays[name]
         made.update(f"{name} {a.dtype.name} {a.shape}\n".encode())
-        made.update(a.reshape(-1).view(np.uint8))
+        made.update(a.tobytes())
     return made.hexdigest()
 
 
@@ -138,8 +138,12 @@ def _checked(path: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         found = safetensors.deserialize(data)
         texts = _texts(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as why:
-        raise ValueError(f"load: {path} is damaged or no safetensors file: {why}") from None
-    arrays = {name: _array(path, name, entry) for name, entry in sorted(found, key=_name)}
+        raise ValueError(
+            f"load: {path} is damaged or no safetensors file: {why}"
+        ) from None
+    arrays = {
+        name: _array(path, name, entry) for name, entry in sorted(found, key=_name)
+    }
     digest, ours = texts.pop(DIGEST, None), texts.get(FORMAT) == "portanet"
     if (ours or digest is not None) and digest != _digest(arrays, texts):
         raise ValueError(
@@ -162,6 +166,10 @@ def _texts(data: bytes) -> dict[str, str]:
 def _array(path: Any, name: str, entry: Mapping[str, Any]) -> np.ndarray:
     kind = entry["dtype"]
     if kind != "BF16" and kind not in _NUMPY:
-        raise ValueError(f"load: {path}: {name} is {kind}, which portanet does not have")
-    dtype = bfloat16.numpy if kind == "BF16" else np.dtype(_NUMPY[kind]).newbyteorder("<")
+        raise ValueError(
+            f"load: {path}: {name} is {kind}, which portanet does not have"
+        )
+    dtype = (
+        bfloat16.numpy if kind == "BF16" else np.dtype(_NUMPY[kind]).newbyteorder("<")
+    )
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

@@ -81,7 +81,7 @@ NAN_TO_INTEGER = 2
 def fault(code: int, label: str, value: int, size: int) -> Exception:
     """The exception for a fault that a kernel of operator `label` reported."""
     if code == INDEX_OUT_OF_RANGE:
-        if value >= 1 << 31 and size < 1 << 31:
+        if 1 << 31 <= value < 1 << 32 and size < 1 << 31:
             value -= 1 << 32  # a negative index, kept in 32 bits
         return IndexError(
             f"{label}: index {value} is out of range for an axis of size {size}"

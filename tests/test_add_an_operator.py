@@ -46,14 +46,24 @@ def tool(name):
 def build(copy):
     """What `uv sync --reinstall-package portanet` does, without a network."""
     steps = [
-        ["-S", ".", "-B", "build", "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"],
+        [
+            "-S",
+            ".",
+            "-B",
+            "build",
+            "-G",
+            "Ninja",
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ],
         ["--build", "build"],
         ["--install", "build", "--prefix", "."],
     ]
     env = {**os.environ, "PATH": f"{Path(tool('ninja')).parent}:{os.environ['PATH']}"}
     for step in steps:
         command = [tool("cmake"), *step]
-        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=copy, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -107,7 +117,14 @@ def test_the_commands_of_the_page_exist():
 
 @pytest.mark.parametrize("operator", ["smooth_relu", "moving_sum"])
 def test_an_operator_gets_its_tests(copy, operator):
-    arguments = ["tests/test_operators.py", "-k", operator, "-v", "-p", "no:cacheprovider"]
+    arguments = [
+        "tests/test_operators.py",
+        "-k",
+        operator,
+        "-v",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = python(copy, "-m", "pytest", *arguments)
     for device in PRESENT:
         assert passed(done, "test_value", operator, device, "float32") == 1

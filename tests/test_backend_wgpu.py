@@ -346,6 +346,17 @@ def test_nan_wins_and_the_first_of_equals(which, n):
     assert found[0] == 0
 
 
+def test_more_groups_than_one_dimension_of_a_grid_has(monkeypatch):
+    monkeypatch.setitem(BACKEND._host.description, "software", False)
+    x = RNG.integers(-9, 9, (65_537, 64)).astype(np.int32)
+    words = reduce_words(x, [1])[0]
+    (step,) = variants.plan(reduce_program("sum", int32), words).steps
+    assert step.entry == "rows"
+    assert step.groups == 65_537
+    found = launch(reduce_program("sum", int32), words, [65_537], x)
+    assert np.array_equal(found, x.sum(axis=1))
+
+
 def test_extremes_of_infinities():
     x = np.float32([-np.inf, -np.inf])
     words = reduce_words(x, [0])[0]

@@ -57,7 +57,9 @@ def examples(path):
 
 
 def with_examples(paths):
-    return [pytest.param(p, id=name(p)) for p in paths if p != IN_A_COPY and examples(p)]
+    return [
+        pytest.param(p, id=name(p)) for p in paths if p != IN_A_COPY and examples(p)
+    ]
 
 
 def evaluate(path):
@@ -83,7 +85,9 @@ def test_examples_of_docstrings(path, tmp_path, monkeypatch):
 
 
 def test_no_example_is_lost():
-    fences = [f for p in DOCUMENTS if p != IN_A_COPY for f in FENCE.findall(p.read_text())]
+    fences = [
+        f for p in DOCUMENTS if p != IN_A_COPY for f in FENCE.findall(p.read_text())
+    ]
     assert {language for language, _ in fences} <= LANGUAGES
     assert any(language == "python" for language, _ in fences)
     marked = sum(p.read_text().count(">>> ") for p in SOURCES)
@@ -148,7 +152,9 @@ def check_portanet(arguments):
 
 # What the documents name ---------------------------------------------------------------
 
-PATH = re.compile(r"`([\w.-]+(?:/[\w.*-]+)*/?(?:\.(?:py|pyi|md|c|h|wgsl|toml|sh|lock))?)`")
+PATH = re.compile(
+    r"`([\w.-]+(?:/[\w.*-]+)*/?(?:\.(?:py|pyi|md|c|h|wgsl|toml|sh|lock))?)`"
+)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 SUFFIXES = (".py", ".pyi", ".md", ".c", ".h", ".wgsl", ".toml", ".sh", ".lock")
 
@@ -179,7 +185,9 @@ def test_every_file_that_a_document_names_exists(path):
     everywhere = {p.name for f in folders for p in (ROOT / f).rglob("*")}
     made = re.findall(r"^Create `(.+)`", path.read_text(), re.M)
     known = {ROOT / m for m in made}
-    lost = {p for p in named_paths(path) if p not in known and not exists(p, everywhere)}
+    lost = {
+        p for p in named_paths(path) if p not in known and not exists(p, everywhere)
+    }
     assert not lost
 
 
@@ -209,7 +217,9 @@ def test_the_table_of_dtypes_is_the_backends(device):
     text = (ROOT / "docs/devices.md").read_text()
     header, *rows = [
         [c.strip() for c in line.strip("|").split("|")]
-        for line in re.search(r"^\| dtype .*?\n\n", text, re.M | re.S)[0].splitlines()
+        for line in re.search(r"^\| dtype .*?\n\n", text, re.M | re.S)[0]
+        .strip()
+        .splitlines()
     ]
     column = header.index(device)
     said = {row[0].strip("`"): row[column] for row in rows[1:]}
@@ -230,7 +240,9 @@ def targets():
 def test_help_is_made_of_the_comments_and_names_every_target():
     make = shutil.which("make")
     assert make, "make is missing"
-    done = subprocess.run([make, "-s", "help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [make, "-s", "help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     shown = {line.split()[0] for line in done.stdout.splitlines()}
     assert shown == set(targets())

@@ -63,10 +63,19 @@ def test_attributes_lists_and_dicts_are_searched_for_parameters_and_buffers():
     net = Net()
     assert list(net.state_dict()) == NAMES
     buffers = [name for name, _ in net.named_buffers()]
-    assert buffers == [n for n in NAMES if "running" in n or "tracked" in n or n == "offset"]
-    assert [n for n, _ in net.named_parameters()] == [n for n in NAMES if n not in buffers]
+    assert buffers == [
+        n for n in NAMES if "running" in n or "tracked" in n or n == "offset"
+    ]
+    assert [n for n, _ in net.named_parameters()] == [
+        n for n in NAMES if n not in buffers
+    ]
     assert len(list(net.parameters())) == 9
-    assert [n for n, _ in net.named_children()] == ["first", "blocks.0", "blocks.1", "heads.a"]
+    assert [n for n, _ in net.named_children()] == [
+        "first",
+        "blocks.0",
+        "blocks.1",
+        "heads.a",
+    ]
     assert len(list(net.modules())) == 5
 
 
@@ -97,7 +106,9 @@ def test_a_result_and_a_plain_tensor_are_no_parameters():
 
 def test_a_plain_tensor_can_not_take_the_place_of_a_parameter():
     layer = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match="Linear: weight is a parameter; assign nn.Parameter"):
+    with pytest.raises(
+        TypeError, match="Linear: weight is a parameter; assign nn.Parameter"
+    ):
         layer.weight = pn.ones((2, 2))
     layer.bias = None
     assert [n for n, _ in layer.named_parameters()] == ["weight"]
@@ -115,7 +126,9 @@ def test_a_parameter_is_floating_and_takes_no_history():
     x = pn.ones(2, requires_grad=True)
     p = nn.Parameter(x * 2)
     assert p.is_leaf and p.requires_grad
-    with pytest.raises(TypeError, match="Parameter: a floating dtype is needed, not int32"):
+    with pytest.raises(
+        TypeError, match="Parameter: a floating dtype is needed, not int32"
+    ):
         nn.Parameter([1, 2])
 
 
@@ -144,7 +157,9 @@ def test_apply_visits_children_before_parents():
 
 
 def test_the_repr_is_a_tree():
-    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Residual(nn.ReLU()), nn.Dropout(0.1))
+    net = nn.Sequential(
+        nn.Linear(4, 3, bias=False), nn.Residual(nn.ReLU()), nn.Dropout(0.1)
+    )
     assert repr(net) == (
         "Sequential(\n"
         "  (0): Linear(4, 3, bias=False)\n"
@@ -222,21 +237,28 @@ def test_everything_wrong_with_a_state_is_listed_and_nothing_is_loaded():
 
 def test_a_state_that_is_not_strict_may_lack_names():
     layer = nn.Linear(3, 2)
-    found = layer.load_state_dict({"bias": pn.ones(2), "scale": pn.ones(1)}, strict=False)
+    found = layer.load_state_dict(
+        {"bias": pn.ones(2), "scale": pn.ones(1)}, strict=False
+    )
     assert found.missing_keys == ["weight"]
     assert found.unexpected_keys == ["scale"]
     assert layer.bias.tolist() == [1.0, 1.0]
 
 
 def test_a_state_holds_tensors():
-    with pytest.raises(TypeError, match="load_state_dict: bias is a list, not a tensor"):
+    with pytest.raises(
+        TypeError, match="load_state_dict: bias is a list, not a tensor"
+    ):
         nn.Linear(1, 1).load_state_dict({"bias": [1.0], "weight": pn.ones((1, 1))})
 
 
 def test_moving_keeps_the_tensors_and_brings_their_gradients(device):
     net = Net()
     net(pn.ones((4, 4))).sum().backward()
-    parameters, grads = list(net.parameters()), [p.grad.numpy() for p in net.parameters()]
+    parameters, grads = (
+        list(net.parameters()),
+        [p.grad.numpy() for p in net.parameters()],
+    )
     assert net.to(device) is net
     assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True))
     for p, g in zip(parameters, grads, strict=True):
@@ -275,7 +297,9 @@ def test_copies_and_pickles_of_a_module_are_independent(device):
     want = net.eval()(x).numpy()
     for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.clone()):
         assert_close(made(x), want, rtol=0, atol=0)
-        assert [n for n, _ in made.named_parameters()] == [n for n, _ in net.named_parameters()]
+        assert [n for n, _ in made.named_parameters()] == [
+            n for n, _ in net.named_parameters()
+        ]
         assert all(p.requires_grad for p in made.parameters())
         nn.init.zeros_(made.scale)
     assert_close(net(x), want, rtol=0, atol=0)
@@ -323,7 +347,9 @@ def test_linear_refuses_other_widths_and_devices():
     assert str(caught.value) == (
         "Linear: input has 5 features, weight expects 4 (input shape (2, 5))"
     )
-    with pytest.raises(ValueError, match=r"linear: input has no features, weight expects 4"):
+    with pytest.raises(
+        ValueError, match=r"linear: input has no features, weight expects 4"
+    ):
         F.linear(pn.tensor(1.0), pn.ones((2, 4)))
     with pytest.raises(ValueError, match="Linear: at least 1 feature"):
         nn.Linear(0, 2)
@@ -346,7 +372,9 @@ ACTIVATIONS = [
     (nn.GELU(), _gelu),
     (
         nn.GELU("tanh"),
-        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        lambda x: (
+            0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        ),
     ),
     (nn.SiLU(), lambda x: x / (1 + np.exp(-x))),
     (nn.Sigmoid(), lambda x: 1 / (1 + np.exp(-x))),
@@ -363,10 +391,14 @@ ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize("layer, reference", ACTIVATIONS, ids=[repr(a[0]) for a in ACTIVATIONS])
+@pytest.mark.parametrize(
+    "layer, reference", ACTIVATIONS, ids=[repr(a[0]) for a in ACTIVATIONS]
+)
 def test_a_layer_without_parameters_computes_its_formula(layer, reference, device):
     x = pn.tensor(RNG.normal(size=(3, 4, 5)).astype(np.float32), device=device)
-    assert_close(layer(x), reference(x.numpy().astype(np.float64)), rtol=2e-6, atol=1e-6)
+    assert_close(
+        layer(x), reference(x.numpy().astype(np.float64)), rtol=2e-6, atol=1e-6
+    )
     check_grads(layer, float64(3, 4, 2))
 
 
@@ -378,7 +410,9 @@ def test_options_of_activations_are_checked():
 
 
 def test_a_residual_branch_must_keep_the_shape():
-    with pytest.raises(ValueError, match=r"Residual: the branch gives \(2, 1\) for an input"):
+    with pytest.raises(
+        ValueError, match=r"Residual: the branch gives \(2, 1\) for an input"
+    ):
         nn.Residual(nn.Linear(3, 1))(pn.ones((2, 3)))
 
 
@@ -389,7 +423,9 @@ def test_sequential_can_be_indexed_sliced_and_extended():
     assert [type(m).__name__ for m in net] == ["Linear", "ReLU", "Linear"]
     with pytest.raises(IndexError, match="Sequential: there is no layer 3 among 3"):
         net[3]
-    with pytest.raises(TypeError, match="Sequential: layer 0 is a builtin_function_or_method"):
+    with pytest.raises(
+        TypeError, match="Sequential: layer 0 is a builtin_function_or_method"
+    ):
         nn.Sequential(abs)
 
 
@@ -431,7 +467,9 @@ def test_dropout_at_its_ends_and_in_evaluation():
     assert nn.Dropout(0.5).eval()(x) is x
     with pytest.raises(ValueError, match="Dropout: p is a probability"):
         nn.Dropout(1.5)
-    with pytest.raises(TypeError, match="dropout: a floating dtype is needed, not int32"):
+    with pytest.raises(
+        TypeError, match="dropout: a floating dtype is needed, not int32"
+    ):
         F.dropout(pn.arange(3))
 
 
@@ -443,7 +481,12 @@ def normalised(x, axes, eps=1e-5):
 
 
 def test_layer_norm_normalises_the_last_axes(device):
-    for shape, sizes in [((4, 5), 5), ((2, 3, 4), (3, 4)), ((2, 3, 1031), (1031,)), ((0, 5), 5)]:
+    for shape, sizes in [
+        ((4, 5), 5),
+        ((2, 3, 4), (3, 4)),
+        ((2, 3, 1031), (1031,)),
+        ((0, 5), 5),
+    ]:
         x = float32(device, *shape)
         layer = nn.LayerNorm(sizes).to(device)
         nn.init.uniform_(layer.weight, 0.5, 2.0)
@@ -487,11 +530,17 @@ def test_half_precision_is_normalised_in_float32():
 
 
 def test_layer_norm_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"layer_norm: the last axes of .*\(2, 3\) must be \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"layer_norm: the last axes of .*\(2, 3\) must be \(4,\)"
+    ):
         nn.LayerNorm(4)(pn.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"layer_norm: weight is \(2,\), \(3,\) is needed"):
+    with pytest.raises(
+        ValueError, match=r"layer_norm: weight is \(2,\), \(3,\) is needed"
+    ):
         F.layer_norm(pn.ones((2, 3)), 3, pn.ones(2))
-    with pytest.raises(TypeError, match="layer_norm: a floating dtype is needed, not int32"):
+    with pytest.raises(
+        TypeError, match="layer_norm: a floating dtype is needed, not int32"
+    ):
         F.layer_norm(pn.arange(3), 3)
     with pytest.raises(ValueError, match="LayerNorm: no axis"):
         nn.LayerNorm(())
@@ -530,7 +579,9 @@ def test_batch_norm_without_momentum_keeps_the_average_of_all_batches():
     for x in batches:
         layer(x)
     assert_close(layer.running_mean, np.mean([x.numpy().mean(0) for x in batches], 0))
-    assert_close(layer.running_var, np.mean([x.numpy().var(0, ddof=1) for x in batches], 0))
+    assert_close(
+        layer.running_var, np.mean([x.numpy().var(0, ddof=1) for x in batches], 0)
+    )
 
 
 def test_batch_norm_without_running_statistics_uses_the_batch_in_evaluation():
@@ -562,10 +613,14 @@ def test_batch_norm_records_nothing_in_its_running_statistics():
 
 def test_batch_norm_refuses_one_value_per_channel_and_other_shapes():
     layer = nn.BatchNorm1d(4)
-    message = r"BatchNorm1d: more than one value per channel .* shape \(1, 4\); use a larger"
+    message = (
+        r"BatchNorm1d: more than one value per channel .* shape \(1, 4\); use a larger"
+    )
     with pytest.raises(ValueError, match=message):
         layer(pn.ones((1, 4)))
-    with pytest.raises(ValueError, match=r"BatchNorm1d: \(n, 4\) .* got shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"BatchNorm1d: \(n, 4\) .* got shape \(2, 3\)"
+    ):
         layer(pn.ones((2, 3)))
     with pytest.raises(ValueError, match="running statistics are needed"):
         F.batch_norm(pn.ones((2, 3)), None, None)
@@ -611,7 +666,9 @@ def test_cross_entropy_smooths_labels_and_ignores_an_index():
 
 
 def test_options_of_losses_are_checked_when_they_are_made():
-    with pytest.raises(ValueError, match="MSELoss: reduction is 'mean', 'sum' or 'none'"):
+    with pytest.raises(
+        ValueError, match="MSELoss: reduction is 'mean', 'sum' or 'none'"
+    ):
         nn.MSELoss("average")
     with pytest.raises(ValueError, match="HuberLoss: delta must be above 0, not 0"):
         nn.HuberLoss(0)
@@ -648,11 +705,15 @@ def test_initialisers_set_constants_and_take_a_generator(device):
     assert nn.init.constant_(x, 0.5).tolist() == [[0.5] * 3] * 2
     assert nn.init.zeros_(x).tolist() == [[0.0] * 3] * 2
     a = nn.init.normal_(x, generator=pn.Generator(1)).numpy()
-    np.testing.assert_array_equal(a, nn.init.normal_(x, generator=pn.Generator(1)).numpy())
+    np.testing.assert_array_equal(
+        a, nn.init.normal_(x, generator=pn.Generator(1)).numpy()
+    )
 
 
 def test_initialisers_refuse_what_they_can_not_do():
-    with pytest.raises(ValueError, match=r"fans: a weight has at least 2 axes, got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"fans: a weight has at least 2 axes, got shape \(3,\)"
+    ):
         nn.init.xavier_uniform_(pn.zeros(3))
     with pytest.raises(ValueError, match="calculate_gain: 'sine' is unknown"):
         nn.init.calculate_gain("sine")
@@ -660,7 +721,9 @@ def test_initialisers_refuse_what_they_can_not_do():
         nn.init.kaiming_normal_(pn.zeros((2, 2)), mode="fan")
     with pytest.raises(ValueError, match="std can't be negative: -1"):
         nn.init.normal_(pn.zeros(2), 0, -1)
-    with pytest.raises(TypeError, match="zeros_|constant_: a Tensor is expected, not list"):
+    with pytest.raises(
+        TypeError, match="zeros_|constant_: a Tensor is expected, not list"
+    ):
         nn.init.zeros_([1.0])
 
 
@@ -675,7 +738,9 @@ def _with_grads(device, *grads):
 
 def test_gradients_are_scaled_to_a_norm(device):
     ps = _with_grads(device, [3.0, 0.0], [[4.0]], 12.0)
-    total = nn.utils.clip_grad_norm_([*ps, nn.Parameter(pn.zeros(1, device=device))], 6.5)
+    total = nn.utils.clip_grad_norm_(
+        [*ps, nn.Parameter(pn.zeros(1, device=device))], 6.5
+    )
     assert total.device == device
     assert_close(total, 13.0)
     assert_close(ps[0].grad, [1.5, 0.0])

@@ -217,7 +217,10 @@ def integer_reference(name, x, y, bits, signed):
     }[name]()
 
 
-INTEGER = "add sub mul floordiv mod maximum minimum pow and or xor shl shr".split()
+INTEGER = [
+    "add", "sub", "mul", "floordiv", "mod", "maximum", "minimum", "pow", "and", "or",
+    "xor", "shl", "shr",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [int32, uint32], ids=str)

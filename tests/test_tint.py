@@ -1,7 +1,7 @@
 """The second WGSL compiler refuses what the first one lets through."""
 
 import pytest
-from tint_compiler import compile_all, entry_points
+from tests.tint_compiler import compile_all, entry_points
 
 HEAD = """
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;

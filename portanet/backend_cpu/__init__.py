@@ -20,9 +20,10 @@ try:
     from .. import _c
 except ImportError as error:
     raise DeviceError(
-        f"cpu: the compiled extension portanet._c is missing ({error}); it was not built "
-        "when portanet was installed, most likely for want of a C compiler; install one "
-        "(Debian: apt install gcc; macOS: xcode-select --install; Windows: LLVM's clang) "
+        f"cpu: the compiled extension portanet._c is missing ({error}); it was not "
+        "built when portanet was installed, most likely for want of a C compiler; "
+        "install one (Debian: apt install gcc; macOS: xcode-select --install; "
+        "Windows: LLVM's clang) "
         "and then: pip install --force-reinstall --no-cache-dir portanet"
     ) from error
 

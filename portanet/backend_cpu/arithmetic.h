@@ -1,12 +1,12 @@
-// Casts, rounding, division and integer powers, with the meanings of scalars.PRIMITIVES.
+// Casts, rounding, division and integer powers, as scalars.PRIMITIVES has them.
 #ifndef PN_ARITHMETIC_H
 #define PN_ARITHMETIC_H
 #include <math.h>
 
 #include "storage.h"
 
-// Rounding to an integer, ties to even. Adding and subtracting 2^23 (2^52) rounds there;
-// from SSE4.1 on there is an instruction. All are exact, so the bits agree.
+// Rounding to an integer, ties to even. Adding and subtracting 2^23 (2^52) rounds
+// there; from SSE4.1 on there is an instruction. All are exact, so the bits agree.
 #if defined(__SSE4_1__) || defined(__aarch64__)
 #define PN_ROUNDING(type, C, s, big) \
     static inline C pn_round_##type(C x) { return rint##s(x); } \
@@ -62,7 +62,9 @@ PN_TO_INTEGER(pn_to_int64, int64_t, -0x1p63, 0x1p63, INT64_MIN, INT64_MAX)
     }
 PN_SIGNED_DIVISION(int32, int32_t)
 PN_SIGNED_DIVISION(int64, int64_t)
-static inline uint32_t pn_floordiv_uint32(uint32_t x, uint32_t y) { return y ? x / y : 0; }
+static inline uint32_t pn_floordiv_uint32(uint32_t x, uint32_t y) {
+    return y ? x / y : 0;
+}
 static inline uint32_t pn_mod_uint32(uint32_t x, uint32_t y) { return y ? x % y : 0; }
 
 // Wrapping powers; a negative exponent gives 0 but for the bases 1 and -1.
@@ -83,7 +85,8 @@ static inline uint32_t pn_pow_uint32(uint32_t x, uint32_t y) {
     return (uint32_t)pn_power(x, y);
 }
 
-// The quotient rounded down and what is left, with the divisor's sign, as NumPy has them.
+// The quotient rounded down and what is left, with the divisor's sign, as NumPy has
+// them.
 #define PN_FLOAT_DIVISION(type, C, s) \
     static inline C pn_mod_##type(C x, C y) { \
         C r = fmod##s(x, y); \

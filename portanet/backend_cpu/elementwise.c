@@ -1,9 +1,9 @@
-// y[i] = expression(x0[i], x1[i], ...): interprets bytecode over blocks that stay in L1.
+// y[i] = expression(x0[i], x1[i], ...): interprets bytecode over blocks in L1.
 //
 // words: n, then the offset of each operand, shape[rank], then strides[rank] of each
 // operand of mode "v" (portanet/program.py). The bytecode is that of vm.h, by lower.py.
-// Each operation is a plain loop over one block; contiguous operands whose storage type is
-// what they compute in are read and written in place. A thread takes whole blocks.
+// Each operation is a plain loop over one block; contiguous operands whose storage type
+// is what they compute in are read and written in place. A thread takes whole blocks.
 #include <math.h>
 
 #include "scalar.h"
@@ -143,7 +143,8 @@ typedef double type_float64;
 
 // ---- Loads and stores
 
-// A walk through a strided view in row-major order, a row (or what is left of it) a step.
+// A walk through a strided view in row-major order, a row (or what is left of it) a
+// step.
 typedef struct {
     int64_t index[MAX_RANK], offset;
 } walk;
@@ -255,7 +256,8 @@ static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
     ENTRY(name##_##type##_sv, #name "." #type ".sv")
 #define COMPARE BINARY
 #define CAST(from, to, ...) ENTRY(cast_##from##_##to, "cast." #from "." #to)
-#define CHECKED(from, to) ENTRY(cast_checked_##from##_##to, "cast_checked." #from "." #to)
+#define CHECKED(from, to)                                                            \
+    ENTRY(cast_checked_##from##_##to, "cast_checked." #from "." #to)
 #define WHERE(type)                                                                  \
     ENTRY(where_##type, "where." #type)                                              \
     ENTRY(where_##type##_vvs, "where." #type ".vvs")                                 \
@@ -343,8 +345,10 @@ static void run_range(void *context, int64_t begin, int64_t end) {
     const job *j = context;
     const pn_header *header = &j->code->header;
     _Alignas(64) char local[LOCAL_BYTES];
-    int64_t n = end - begin, size = n < header->block ? (n + 63) & ~(int64_t)63 : header->block;
-    int64_t nbytes = header->register_bytes * size + 8 * (header->uniforms + header->slots);
+    int64_t n = end - begin, few = (n + 63) & ~(int64_t)63;
+    int64_t size = n < header->block ? few : header->block;
+    int64_t nbytes = 8 * (header->uniforms + header->slots);
+    nbytes += header->register_bytes * size;
     if (nbytes <= LOCAL_BYTES) {
         run_blocks(j, begin, end, size, local);
         return;

@@ -1,8 +1,8 @@
 """Lowers an expression to the bytecode of vm.h: slots, and instructions that name them.
 
-A value lives in one of: the operand's own memory (contiguous and stored as it is computed
-in), a register (one block of scratch memory, reused when nobody reads it any more), or, if
-it is the same for all elements, a single element worked out once for a launch.
+A value lives in one of: the operand's own memory (contiguous and stored as it is
+computed in), a register (one block of scratch memory, reused when nobody reads it any
+more), or, if it is the same for all elements, one element worked out once for a launch.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Lowering:
         return self._slot(CONSTANT, len(self.constants) - 1)
 
     def _load(self, value: int) -> int:
-        """The slot of an input, with the instruction that loads it where it needs one."""
+        """The slot of an input, with the instruction that loads it if it needs one."""
         k = self.outputs + value
         mode, storage = self.modes[k], self.program.inputs[value]
         in_place = storage is storage.compute
@@ -155,7 +155,7 @@ class Lowering:
         return f"{i.name}.{self.expression.dtype_of(i.operands[0]).name}"
 
     def _operands(self, i: Instruction) -> tuple[str, list[int]]:
-        """The operation's name, in the variant that takes single elements if it exists."""
+        """The operation's name, in the variant for single elements if it exists."""
         name = self._name(i)
         letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
         if "s" in letters and f"{name}.{letters}" in self.opcodes:
@@ -171,7 +171,7 @@ class Lowering:
     def _output_of(self, value: int, j: int) -> int | None:
         """The output's slot that instruction j may write in place.
 
-        Only when every input has been read: an output may be the same memory as an input.
+        Only when every input has been read: an output may be an input's memory.
         """
         if any(self.last_use.get(v, -1) > j for v in range(self.inputs)):
             return None
@@ -280,8 +280,8 @@ def _check(program: Program) -> None:
     for storage, value in zip(program.outputs, expression.outputs, strict=True):
         if expression.dtype_of(value) is not storage.compute:
             raise TypeError(
-                f"{program.label}: a value of {expression.dtype_of(value).name} can't be "
-                f"stored as {storage.name}; cast it to {storage.compute.name} first"
+                f"{program.label}: a value of {expression.dtype_of(value).name} can't "
+                f"be stored as {storage.name}; cast it to {storage.compute.name} first"
             )
 
 

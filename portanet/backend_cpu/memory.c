@@ -1,8 +1,8 @@
 // The memory pool: aligned blocks in size classes, kept for reuse up to a bound.
 //
-// Classes: multiples of 64 bytes to 1 KiB, then four to each doubling. A free block's first
-// word links to the next of its class. Blocks of MAPPED bytes or more come from the system
-// directly and go back to it; smaller ones come from malloc.
+// Classes: multiples of 64 bytes to 1 KiB, then four to each doubling. A free block's
+// first word links to the next of its class. Blocks of MAPPED bytes or more come from
+// the system directly and go back to it; smaller ones come from malloc.
 #include "memory.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-// portanet._c: Buffer, Launch and the pool's numbers for Python. The only file that knows
-// Python; the limited API of 3.11, so one build serves every later version.
+// portanet._c: Buffer, Launch and the pool's numbers for Python. The only file that
+// knows Python; the limited API of 3.11, so one build serves every later version.
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000
 #endif
@@ -357,7 +357,7 @@ static PyGetSetDef launch_getset[] = {
     {"words", launch_words, NULL, "the integers that the kernel reads", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot launch_slots[] = {
-    {Py_tp_doc, "A kernel with its parameters; call it with the buffers, outputs first."},
+    {Py_tp_doc, "A kernel and its parameters; called with the buffers, outputs first."},
     {Py_tp_dealloc, launch_dealloc},
     {Py_tp_call, launch_call_tuple},
     {Py_tp_members, launch_members},

@@ -1,11 +1,12 @@
-// Every operation of the bytecode, once. elementwise.c includes this file twice: to define
-// the functions, and to list their names. x, y, z are the operands of one element.
+// Every operation of the bytecode, once. elementwise.c includes this file twice: to
+// define the functions, and to list their names. x, y, z are the operands of one
+// element.
 //
-//   UNARY(name, type, value)      BINARY(name, type, value)    the result has the same type
+//   UNARY(name, type, value)      BINARY(name, type, value)    a result of the same type
 //   BOUNDED(name, type, bound, value, other)  other where |x| > bound, which is rare
 //   TEST(name, type, value)       COMPARE(name, type, value)   the result is bool
-//   BINARY and COMPARE also make .vs and .sv, whose second or first operand is one element;
-//   PLAIN makes the function of two vectors alone, for values that cost more than a load.
+//   BINARY and COMPARE also make .vs and .sv, whose second or first operand is one
+//   element; PLAIN makes the function of two vectors alone, where a load costs little.
 
 #define INTEGERS(KIND, name, ...) \
     KIND(name, int32, __VA_ARGS__) \

@@ -1,13 +1,13 @@
 // Scalar functions of one element: float32 by the code below, float64 by libm.
 //
 // Written without branches, so that loops over them vectorise, and without fused
-// multiply-add, so that every level has the same bits. Functions of float32 that work in
-// double are within 0.6 ulp of the exact value; those that work in float state their bound.
-// The bounds are those measured by tests/test_backend_cpu.py. Special values are C99's
-// (Annex F). Coefficients: minimax fits by Lawson's iteration on Chebyshev nodes, relative
-// error at most 2^-26 in float, 2^-29 in double. Reductions: Cody & Waite, Software Manual
-// for the Elementary Functions (1980); logarithms by 2 atanh(f / (2 + f)) as Tang, ACM TOMS
-// 16 (1990).
+// multiply-add, so that every level has the same bits. Functions of float32 that work
+// in double are within 0.6 ulp of the exact value; those that work in float state their
+// bound. The bounds are those measured by tests/test_backend_cpu.py. Special values are
+// C99's (Annex F). Coefficients: minimax fits by Lawson's iteration on Chebyshev nodes,
+// relative error at most 2^-26 in float, 2^-29 in double. Reductions: Cody & Waite,
+// Software Manual for the Elementary Functions (1980); logarithms by 2 atanh(f / (2 +
+// f)) as Tang, ACM TOMS 16 (1990).
 #ifndef PN_SCALAR_H
 #define PN_SCALAR_H
 #include "arithmetic.h"
@@ -88,7 +88,8 @@ static inline double pn_expm1_ratio(double r) {
                     0.00019841245771127887);
 }
 
-// e^x - 1 = 2^k (e^r - 1) + (2^k - 1); |x| is kept below where a float is 0 or infinite.
+// e^x - 1 = 2^k (e^r - 1) + (2^k - 1); |x| is kept below where a float is 0 or
+// infinite.
 static inline double pn_expm1_wide(double x) {
     double y = x < -200 ? -200 : x > 200 ? 200 : x;
     pn_nearest k = pn_to_nearest(y * (1 / PN_LN2));
@@ -109,8 +110,8 @@ static inline float pn_exp_float32(float x) {
     float y = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
     float shifted = y * 1.44269504f + 0x1.8p23f, k = shifted - 0x1.8p23f;
     float r = (y - k * 0.693359375f) - k * -2.12194440e-4f;
-    float p = pn_poly4f(r, 0.49999998119f, 0.16666505899f, 0.04166713721f, 0.00836910428f,
-                        0.0013888868878f);
+    float p = pn_poly4f(r, 0.49999998119f, 0.16666505899f, 0.04166713721f,
+                        0.00836910428f, 0.0013888868878f);
     p = (p * (r * r) + r) + 1;
     // 2^k in two factors: k reaches from -150 to 128, past the exponents of a float.
     int32_t whole = (int32_t)(pn_bits32(shifted) - 0x4B400000), half = whole >> 1;
@@ -142,8 +143,8 @@ static inline float pn_tanh_float32(float x) {
     return copysignf(a < 0.63f ? small : large, x);
 }
 
-// x + x P(x^2) below 0.92, else 1 - e^(-x P(x)), whose exponent is log(erfc(x)). Works in
-// float, 2 ulp.
+// x + x P(x^2) below 0.92, else 1 - e^(-x P(x)), whose exponent is log(erfc(x)). Works
+// in float, 2 ulp.
 static inline float pn_erf_float32(float x) {
     float a = fabsf(x), y = a > 3.95f ? 3.95f : a, z = a * a;
     float p = pn_poly5f(z, 0.12837915f, -0.376124936f, 0.112818149f, -0.0267665687f,
@@ -181,8 +182,9 @@ static inline double pn_log_special(double x, double y) {
     return x < 0 || x != x ? NAN : y;
 }
 
-// Works in float, 1 ulp. 2 atanh(s) = f - (f^2 / 2 - s (f^2 / 2 + s^2 P(s^2))) keeps what f
-// is exactly; log(2) in two parts of which the first times the exponent is exact.
+// Works in float, 1 ulp. 2 atanh(s) = f - (f^2 / 2 - s (f^2 / 2 + s^2 P(s^2))) keeps
+// what f is exactly; log(2) in two parts of which the first times the exponent is
+// exact.
 static inline float pn_log_float32(float x) {
     int is_tiny = x < 0x1p-126f;
     uint32_t bits = pn_bits32(is_tiny ? x * 0x1p23f : x);
@@ -260,7 +262,8 @@ static inline double pn_cos_near_zero(double r) {
 }
 // Chosen by bits, as SSE2 can't compare integers of 64.
 static inline double pn_sin_turned(double r, uint64_t k) {
-    uint64_t sine = pn_bits64(pn_sin_near_zero(r)), cosine = pn_bits64(pn_cos_near_zero(r));
+    uint64_t sine = pn_bits64(pn_sin_near_zero(r));
+    uint64_t cosine = pn_bits64(pn_cos_near_zero(r));
     uint64_t odd = 0 - (k & 1);
     return pn_float64(((sine & ~odd) | (cosine & odd)) ^ ((k & 2) << 62));
 }
@@ -357,7 +360,8 @@ static inline double pn_atan_ratio(double a, double b) {
 static inline float pn_atan2_float32(float y, float x) {
     double a = fabsf(y), b = fabsf(x);
     int is_both = a == INFINITY && b == INFINITY, is_steep = a > b;
-    double least = is_both ? 1 : is_steep ? b : a, most = is_both ? 1 : is_steep ? a : b;
+    double least = is_both ? 1 : is_steep ? b : a;
+    double most = is_both ? 1 : is_steep ? a : b;
     double t = pn_atan_ratio(least, most == 0 ? 1 : most == INFINITY ? 0x1p300 : most);
     t = is_steep ? PN_PI / 2 - t : t;
     t = pn_bits32(x) >> 31 ? PN_PI - t : t;

@@ -1,7 +1,7 @@
 // Conversions between storage types and the types that kernels compute in.
 //
-// float16 and bfloat16 round to nearest, ties to even, NaN stays NaN. Branch-free, so that
-// loops over them vectorise; the bits are the same at every instruction-set level.
+// float16 and bfloat16 round to nearest, ties to even, NaN stays NaN. Branch-free, so
+// that loops over them vectorise; the bits are the same at every instruction-set level.
 #ifndef PN_STORAGE_H
 #define PN_STORAGE_H
 #include <stdint.h>
@@ -35,7 +35,9 @@ static inline double pn_float64(uint64_t u) {
     return x;
 }
 
-static inline float pn_from_bfloat16(uint16_t h) { return pn_float32((uint32_t)h << 16); }
+static inline float pn_from_bfloat16(uint16_t h) {
+    return pn_float32((uint32_t)h << 16);
+}
 
 static inline uint16_t pn_to_bfloat16(float x) {
     uint32_t u = pn_bits32(x);
@@ -47,7 +49,8 @@ static inline uint16_t pn_to_bfloat16(float x) {
 // Exponent and fraction move into place, times 2^112 corrects the bias and normalises
 // subnormals exactly; infinities and NaN keep all exponent bits.
 static inline float pn_from_float16(uint16_t h) {
-    uint32_t magnitude = (uint32_t)(h & 0x7FFF) << 13, sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t magnitude = (uint32_t)(h & 0x7FFF) << 13;
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
     uint32_t scaled = pn_bits32(pn_float32(magnitude) * 0x1p112f);
     uint32_t special = magnitude | 0x7F800000;
     return pn_float32(sign | ((h & 0x7FFF) >= 0x7C00 ? special : scaled));

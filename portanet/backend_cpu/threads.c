@@ -1,10 +1,10 @@
 // The thread pool behind pn_parallel_for, and the fault that a launch keeps.
 //
-// One job at a time. The caller opens it, works on it, closes it when no piece is left and
-// waits for the workers that are inside. A worker that comes late finds it closed, so a
-// caller never waits for one that has not begun. Workers spin for a moment after a job, as
-// the next is usually microseconds away, then sleep. A second caller, or a caller inside a
-// piece, runs its loop alone.
+// One job at a time. The caller opens it, works on it, closes it when no piece is left
+// and waits for the workers that are inside. A worker that comes late finds it closed,
+// so a caller never waits for one that has not begun. Workers spin for a moment after a
+// job, as the next is usually microseconds away, then sleep. A second caller, or a
+// caller inside a piece, runs its loop alone.
 #include "threads.h"
 
 #include <stdatomic.h>
@@ -163,8 +163,8 @@ static void start_workers(int threads) {
     }
 }
 
-// Pieces of at least `grain`, a few for each thread so that they end together; long ones
-// begin at multiples of 64, whole cache lines of any type.
+// Pieces of at least `grain`, a few for each thread so that they end together; long
+// ones begin at multiples of 64, whole cache lines of any type.
 static int64_t piece_size(int64_t n, int64_t grain, int threads) {
     int64_t pieces = (int64_t)threads * PIECES_PER_THREAD;
     int64_t piece = (n + pieces - 1) / pieces;

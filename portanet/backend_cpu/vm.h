@@ -1,8 +1,8 @@
 // The bytecode that lower.py makes of an expression and elementwise.c interprets.
 //
-// A slot is a pointer that instructions name by number. Most move from block to block with
-// the operands; registers are scratch memory for one block; uniforms hold one element that
-// is worked out once for a launch.
+// A slot is a pointer that instructions name by number. Most move from block to block
+// with the operands; registers are scratch memory for one block; uniforms hold one
+// element that is worked out once for a launch.
 #ifndef PN_VM_H
 #define PN_VM_H
 #include "pn.h"
@@ -37,8 +37,8 @@ typedef struct {
     int32_t op, out, a, b, c;  // the number of the operation, and slots
 } pn_instruction;
 
-// The bytes that lower.py packs are, in order: pn_header, constants, slots, instructions
-// (prologue, fills, body).
+// The bytes that lower.py packs are, in order: pn_header, constants, slots,
+// instructions (prologue, fills, body).
 typedef struct {
     pn_header header;
     const int64_t *constants;

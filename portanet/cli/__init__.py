@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return _failed("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        _silence_stdout()
-        return 1
     except (CommandError, DeviceError) as error:
         return _failed(str(error))
+    except BrokenPipeError:
+        _drop_unwritten()
+        return 1
     except OSError as error:
-        _silence_stdout()
+        _drop_unwritten()
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}")
 
@@ -74,7 +74,10 @@ def _failed(text: str, status: int = 1) -> int:
     return status
 
 
-def _silence_stdout() -> None:
-    """Nobody reads stdout any more: what is left in its buffer must not raise at exit."""
-    if sys.stdout is not None:
+def _drop_unwritten() -> None:
+    """Where stdout takes no more, what is left for it must not raise again at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

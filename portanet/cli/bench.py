@@ -69,11 +69,19 @@ def _jobs(
     """(workload, size, what the size is, what makes the sides) of each row."""
     for w in (*workloads.TINY, *workloads.WORKLOADS):
         for n in _sizes(w.sizes, quick):
-            yield w.name, n, w.size_is, lambda w=w, n=n: workloads.operator_sides(w, n, devices)
+            yield (
+                w.name,
+                n,
+                w.size_is,
+                lambda w=w, n=n: workloads.operator_sides(w, n, devices),
+            )
     for direction in ("upload", "download"):
         for n in _sizes(workloads.WORKLOADS[0].sizes, quick):
-            yield direction, n, "elements", (
-                lambda d=direction, n=n: workloads.copy_sides(d, n, devices)
+            yield (
+                direction,
+                n,
+                "elements",
+                (lambda d=direction, n=n: workloads.copy_sides(d, n, devices)),
             )
     yield "digits step", 32, "images", lambda: workloads.step_sides(devices)
 
@@ -143,7 +151,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         sizes = [r.size for r in mine]
         for side in mine[0].timings:
             timings = [r.timings[side] for r in mine]
-            (line,) = panel.plot(sizes, [t.median_ms for t in timings], ".-", label=side)
+            (line,) = panel.plot(
+                sizes, [t.median_ms for t in timings], ".-", label=side
+            )
             low, high = ([t[i] for t in timings] for i in (1, 2))
             panel.fill_between(sizes, low, high, alpha=0.2, color=line.get_color())
         panel.set(title=name, xscale="log", yscale="log", xlabel=mine[0].size_is)

@@ -54,7 +54,9 @@ def _held_out(index: int) -> tuple[np.ndarray, int]:
     count = len(data.test_images)
     if not 0 <= index < count:
         raise CommandError(f"classify: index {index} is not in 0 to {count - 1}")
-    return data.test_images[index].reshape(digits.SIDE, -1), int(data.test_labels[index])
+    return data.test_images[index].reshape(digits.SIDE, -1), int(
+        data.test_labels[index]
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

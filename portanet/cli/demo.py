@@ -23,9 +23,14 @@ AGREE = 1e-3  # two devices' losses at every step, at EPOCHS epochs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", default="all", metavar="D", help="cpu, wgpu, wgpu:1 ... (default: all)"
+        "--device",
+        default="all",
+        metavar="D",
+        help="cpu, wgpu, wgpu:1 ... (default: all)",
     )
-    parser.add_argument("--epochs", type=_count, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}")
+    parser.add_argument(
+        "--epochs", type=_count, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
     parser.add_argument(
         "--output",
@@ -98,9 +103,15 @@ def _train(device: Any, data: digits.Digits, arguments: Any, interrupted: Any) -
     print(f"{device}: {adapter(device)}", flush=True)
     pn.manual_seed(arguments.seed)
     model = digits.build(device)
-    columns = [*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[now]}")]
+    columns = [
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"),
+    ]
     # Nothing is drawn where nobody watches.
-    with Progress(*columns, disable=not sys.stdout or not sys.stdout.isatty()) as progress:
+    with Progress(
+        *columns, disable=not sys.stdout or not sys.stdout.isatty()
+    ) as progress:
         steps = arguments.epochs * digits.steps_an_epoch(data)
         task = progress.add_task(str(device), total=steps, now="")
 
@@ -178,21 +189,20 @@ def _table(results: Sequence[digits.Curves], gaps: Sequence[float]) -> Any:
     for name in ("step ms", "epoch s", "test accuracy", against):
         table.add_column(name, justify="right")
     for curves, difference in zip(results, gaps, strict=True):
-        last = curves is not results[0]
+        is_other = curves is not results[0]
         table.add_row(
             str(curves.device),
             adapter(curves.device),
             f"{curves.step_ms:.2f}",
             f"{curves.epoch_s:.3f}",
             f"{curves.accuracies[-1]:.2%}",
-            f"{difference:.1e}" if last else "",
+            f"{difference:.1e}" if is_other else "",
         )
     return table
 
 
 def plot(results: Sequence[digits.Curves], path: Path) -> None:
     """A picture: the loss at every step, the test accuracy after every epoch."""
-    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -201,12 +211,11 @@ def plot(results: Sequence[digits.Curves], path: Path) -> None:
     losses, accuracies = figure.subplots(1, 2)
     for i, curves in enumerate(results):
         # The later curve lies on the earlier one: let that one show at its sides.
-        style = {"label": str(curves.device), "linewidth": 4 / (i + 1), "alpha": 0.7}
+        style = {"label": str(curves.device), "linewidth": 3 / (i + 1), "alpha": 0.7}
         losses.plot(curves.losses, **style)
         epochs = range(1, len(curves.accuracies) + 1)
         accuracies.plot(epochs, curves.accuracies, marker=".", **style)
     losses.set(xlabel="step", ylabel="loss", yscale="log")
     accuracies.set(xlabel="epoch", ylabel="test accuracy")
     accuracies.legend()
-    with mpl.rc_context({"savefig.dpi": 120}):
-        figure.savefig(path)
+    figure.savefig(path, dpi=120)

@@ -38,7 +38,9 @@ def load() -> Digits:
     images = (found.data / 16).astype(np.float32)
     labels = found.target.astype(np.int32)
     held_out = np.arange(len(images)) % HOLD_OUT == 0
-    return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
+    return Digits(
+        images[~held_out], labels[~held_out], images[held_out], labels[held_out]
+    )
 
 
 def build(device: Any, widths: tuple[int, int] = WIDTHS) -> Any:
@@ -62,11 +64,11 @@ def read(path: str, device: Any) -> Any:
 
     model = build(device)
     try:
-        model.load_state_dict(pn.load(path))
+        model.load_state_dict(pn.load(path, device=device))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, pn.DeviceError):
             raise
-        text = error.args[0] if error.args else error
+        text = " ".join(str(error).split())
         raise CommandError(f"{path}: not a model of the demo: {text}") from None
     return model
 
@@ -160,11 +162,12 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     import signal
     import threading
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is not signal.default_int_handler:
+        yield lambda: False  # Ctrl-C is ignored, or somebody else's
         return
     noted = []
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         noted.append(number)

@@ -49,7 +49,11 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False
+            ["git", *arguments],
+            cwd=PACKAGE,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return None

@@ -79,5 +79,7 @@ def in_turn(
 
 def timing(seconds: list[float], calls: int = 1) -> Timing:
     """The median and quartiles of some samples."""
-    low, median, high = (1e3 * float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    low, median, high = (
+        1e3 * float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75))
+    )
     return Timing(median, low, high, len(seconds), calls)

@@ -17,7 +17,9 @@ from .messages import CommandError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("operator", metavar="OPERATOR", help="its name: gelu, sum ...")
     parser.add_argument("--device", default="wgpu", metavar="D", help="default: wgpu")
-    parser.add_argument("--dtype", metavar="T", help="of its inputs (default: the first)")
+    parser.add_argument(
+        "--dtype", metavar="T", help="of its inputs (default: the first)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     mark = _comment(recorder.kind)
     print(f"{mark} {op.name} of {shapes} on {recorder.kind}")
     for number, program in enumerate(recorder.programs, 1):
-        types = [" ".join(t.name for t in ts) for ts in (program.inputs, program.outputs)]
+        types = [
+            " ".join(t.name for t in ts) for ts in (program.inputs, program.outputs)
+        ]
         print(f"\n{mark} {number}. {program.kernel}: {types[0]} -> {types[1]}")
         print(recorder.text(program).strip())
     return 0

@@ -98,7 +98,9 @@ def operator_sides(
         tensors = [pn.tensor(a, device=device) for a in arrays]
         sides[device] = _side(device, lambda t=tensors: workload.ours(pn, *t))
     for name, side in sides.items():
-        _check(f"{workload.name} of {n} on {name}", side.call(), exact, workload.bound(n))
+        _check(
+            f"{workload.name} of {n} on {name}", side.call(), exact, workload.bound(n)
+        )
     return sides
 
 
@@ -118,9 +120,7 @@ def _check(what: str, found: Any, exact: Any, bound: float) -> None:
         )
 
 
-def copy_sides(
-    direction: str, n: int, devices: Sequence[str]
-) -> dict[str, Side]:
+def copy_sides(direction: str, n: int, devices: Sequence[str]) -> dict[str, Side]:
     """A copy of n float32 to a device ("upload") or from it ("download"); NumPy copies
     in its own memory."""
     import portanet as pn
@@ -160,9 +160,7 @@ class NumpyMlp:
         g2 = probability / np.float32(len(x))
         g1 = g2 @ w2 * (h1 > 0)
         g0 = g1 @ w1 * (h0 > 0)
-        self._adam(
-            [g0.T @ x, g0.sum(0), g1.T @ h0, g1.sum(0), g2.T @ h1, g2.sum(0)]
-        )
+        self._adam([g0.T @ x, g0.sum(0), g1.T @ h0, g1.sum(0), g2.T @ h1, g2.sum(0)])
         return float(loss)
 
     def _adam(self, gradients: Sequence[np.ndarray]) -> None:
@@ -187,7 +185,9 @@ def step_sides(devices: Sequence[str]) -> dict[str, Side]:
     from . import digits
 
     data = digits.load()
-    batches = [slice(i * digits.BATCH, (i + 1) * digits.BATCH) for i in range(CHECKED_STEPS)]
+    batches = [
+        slice(i * digits.BATCH, (i + 1) * digits.BATCH) for i in range(CHECKED_STEPS)
+    ]
     arrays = [(data.images[b], data.labels[b]) for b in batches]
     pn.manual_seed(0)
     weights = digits.build("cpu", STEP_WIDTHS).state_dict()

@@ -56,7 +56,7 @@ def exclusive(x: Array) -> Any:
 
 
 class Plan:
-    """What a traced function has become. Call `run(arguments)` with the arrays."""
+    """What a traced function has become. Call `run(arguments)` with the tensors."""
 
     def __init__(self, graph: Graph, replaced: dict[int, Any] | None = None):
         """`replaced`: number of a result -> the source of the state that it is assigned to."""
@@ -114,15 +114,26 @@ class Plan:
         for launch, slots in self.launches:
             launch(*[buffers[i] for i in slots])
 
-    def run(self, arguments: Sequence[Array]) -> list[Array]:
+    def scratch(self, arguments: Sequence[Any]) -> list[Any]:
+        """Buffers to run single launches on: results go to memory of their own."""
+        buffers = self._buffers(arguments)
+        for slot, nbytes in zip(self.made, self.sizes, strict=True):
+            buffers[slot] = self.backend.alloc(nbytes)
+        return buffers
+
+    def _buffers(self, arguments: Sequence[Any]) -> list[Any]:
+        buffers = list(self.fixed)
+        for slot, index in self.arguments:
+            buffers[slot] = arguments[index].value.buffer
+        for slot, get, _ in self.states:
+            buffers[slot] = get().buffer
+        return buffers
+
+    def run(self, arguments: Sequence[Any]) -> list[Array]:
         """Play the launches; the results are fresh arrays."""
         alloc = self.backend.alloc
         with self.lock:
-            buffers = list(self.fixed)
-            for slot, index in self.arguments:
-                buffers[slot] = arguments[index].buffer
-            for slot, get, _ in self.states:
-                buffers[slot] = get().buffer
+            buffers = self._buffers(arguments)
             for i, slot in enumerate(self.made):
                 get = self.shared.get(i)
                 buffer = None if get is None else exclusive(get())

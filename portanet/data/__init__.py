@@ -1,7 +1,7 @@
 """Data for training: datasets, and loaders that make batches of them.
 
-    dataset.py  TensorDataset, ArrayDataset, Subset, random_split
-    loader.py   DataLoader, collate
+dataset.py  TensorDataset, ArrayDataset, Subset, random_split
+loader.py   DataLoader, collate
 """
 
 from .dataset import ArrayDataset, Dataset, Subset, TensorDataset, random_split

@@ -144,15 +144,10 @@ def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
 
     def work() -> None:
         try:
-            for item in items:
-                made.put((item, None))
-                room.acquire()
-                if stop.is_set():
-                    return
+            while room.acquire() and not stop.is_set():
+                made.put((next(items, _END), None))
         except BaseException as error:  # raised again by whoever consumes
             made.put((_END, error))
-        else:
-            made.put((_END, None))
 
     thread = threading.Thread(target=work, name="portanet-prefetch", daemon=True)
     thread.start()

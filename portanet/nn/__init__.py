@@ -1,14 +1,14 @@
 """Neural networks: modules, layers, losses, initialisers.
 
-    module.py       Module: parameters, buffers, children, saving, moving
-    containers.py   Sequential, Residual
-    layers.py       Linear, Dropout, Flatten, Identity
-    activations.py  ReLU and the like
-    normalise.py    LayerNorm, BatchNorm1d
-    losses.py       CrossEntropyLoss and the like
-    functional.py   the functions behind them, without state
-    init.py         how parameters start
-    utils.py        clipping of gradients
+module.py       Module: parameters, buffers, children, saving, moving
+containers.py   Sequential, Residual
+layers.py       Linear, Dropout, Flatten, Identity
+activations.py  ReLU and the like
+normalise.py    LayerNorm, BatchNorm1d
+losses.py       CrossEntropyLoss and the like
+functional.py   the functions behind them, without state
+init.py         how parameters start
+utils.py        clipping of gradients
 """
 
 from . import functional, init, utils

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd import no_grad
+from ..autograd import Tensor, no_grad
 from ..creation import ones, zeros
 from ..ops.shape import as_shape
 from . import functional as F
@@ -61,6 +61,10 @@ class BatchNorm1d(Module):
     (8, 3)
     """
 
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor
+
     def __init__(
         self,
         num_features: int,
@@ -98,9 +102,8 @@ class BatchNorm1d(Module):
                 f"BatchNorm1d: (n, {self.num_features}) or (n, {self.num_features}, "
                 f"length) is needed, got shape {x.shape}"
             )
-        momentum = self.momentum
-        if self.training and self.track_running_stats:
-            momentum = self._count()
+        counts = self.training and self.track_running_stats
+        momentum = self._count() if counts else 0.0
         return F.batch_norm(
             x,
             self.running_mean,

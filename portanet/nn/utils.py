@@ -38,7 +38,7 @@ def clip_grad_norm_(
         return zeros(())
     kind: Any = math.inf if norm_type == math.inf else float(norm_type)
     with no_grad():
-        grads = [p.grad for p in chosen]
+        grads = [g for p in chosen if (g := p.grad) is not None]
         total = norm(stack([norm(g, ord=kind) for g in grads]), ord=kind)
         # 1e-6 as in PyTorch, so that a norm of 0 does not divide.
         scale = e.minimum(e.divide(max_norm, e.add(total, 1e-6)), 1.0)
@@ -47,9 +47,7 @@ def clip_grad_norm_(
     return total
 
 
-def clip_grad_value_(
-    parameters: Tensor | Iterable[Tensor], clip_value: float
-) -> None:
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Limit each element of the gradients to [-clip_value, clip_value]."""
     if not clip_value >= 0:
         raise ValueError(

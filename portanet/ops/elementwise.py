@@ -262,7 +262,11 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     tensor([ 1, -1], dtype=int32)
     """
     dtype = as_dtype(dtype)
-    return x if x.dtype is dtype else _astype(x, dtype=dtype)
+    if x.dtype is dtype:
+        return x
+    if not dtype.is_float and hasattr(x, "detach"):
+        x = x.detach()  # a step: its gradient is zero
+    return _astype(x, dtype=dtype)
 
 
 # Arithmetic --------------------------------------------------------------------------------

@@ -32,11 +32,11 @@ def _check_index(name: str, dtype) -> None:
         raise TypeError(f"{name}: an index is an integer, not {dtype.name}")
 
 
-def _gather_rule(x: Spec, index: Spec) -> Spec:
-    _check_index("gather", index.dtype)
+def _gather_rule(x: Spec, index: Spec, *, name) -> Spec:
+    _check_index(name, index.dtype)
     (o, _, i), (io, _, ii) = x.shape, index.shape
     if io not in (1, o) or ii not in (1, i):
-        raise ValueError(f"gather: an index of shape {index.shape} does not fit {x.shape}")
+        raise ValueError(f"{name}: an index of shape {index.shape} does not fit {x.shape}")
     return Spec((o, index.shape[1], i), x.dtype)
 
 
@@ -45,7 +45,8 @@ def _steps(h, shape) -> list[int]:
     return [wide.offset, *wide.strides]
 
 
-def _lower_gather(emit, x, index):
+def _lower_gather(emit, x, index, *, name):
+    emit.label = name  # what a fault is reported as
     (o, size, i), count = x.layout.shape, index.layout.shape[1]
     y = emit.empty((o, count, i), x.layout.dtype)
     words = [o, count, i, size, x.layout.offset, *x.layout.strides]
@@ -54,22 +55,23 @@ def _lower_gather(emit, x, index):
     return y
 
 
-def _gather_reference(x, index):
+def _gather_reference(x, index, *, name):
     shape = (x.shape[0], index.shape[1], x.shape[2])
     where = np.broadcast_to(index, shape).astype(np.int64)
     return np.take_along_axis(x, where % x.shape[1] if x.shape[1] else where, 1)
 
 
-def _gather_grad(g, y, x, index):
+def _gather_grad(g, y, x, index, *, name):
     zeros = broadcast_to(x.constant(0, x.dtype), x.shape)
-    return _scatter_add(zeros, g, index)
+    return _scatter_add(zeros, g, index, name=name)
 
 
 def _index_cases(rng, count, shapes) -> list[Case]:
     cases = []
     for o, size, i, io, ii in shapes:
         index = rng.integers(-size, size, (io, count, ii))
-        cases.append(Case([rng.normal(size=(o, size, i)), index], {}, ("float32", "int32")))
+        values = [rng.normal(size=(o, size, i)), index]
+        cases.append(Case(values, {"name": "gather"}, ("float32", "int32")))
     return cases
 
 
@@ -83,20 +85,26 @@ _gather = Op(
     cases=lambda rng: _index_cases(rng, 6, _GATHERED),
     lower=_lower_gather,
     kernel="gather",
-    bad=[Bad([((1, 2, 1), "float32"), ((1, 2, 1), "float32")], {}, TypeError, "integer")],
+    bad=[
+        Bad(
+            [((1, 2, 1), "float32"), ((1, 2, 1), "float32")], {"name": "gather"}, TypeError,
+            "gather: an index is an integer",
+        )
+    ],  # fmt: skip
     ulps=0,
 )
 
 
-def _scatter_rule(x: Spec, v: Spec, index: Spec) -> Spec:
-    _check_index("scatter", index.dtype)
+def _scatter_rule(x: Spec, v: Spec, index: Spec, *, name) -> Spec:
+    _check_index(name, index.dtype)
     if v.shape[0] != x.shape[0] or v.shape[2] != x.shape[2]:
-        raise ValueError(f"scatter: values of shape {v.shape} do not fit {x.shape}")
+        raise ValueError(f"{name}: values of shape {v.shape} do not fit {x.shape}")
     return Spec(x.shape, x.dtype)
 
 
 def _lower_scatter(which: str):
-    def lower(emit, x, v, index):
+    def lower(emit, x, v, index, *, name):
+        emit.label = name
         o, size, i = x.layout.shape
         count = v.layout.shape[1]
         y = emit.empty(x.layout.shape, x.layout.dtype)
@@ -128,7 +136,7 @@ def _scatter_cases(rng) -> list[Case]:
     for o, size, i, io, ii in [(1, 5, 1, 1, 1), (3, 7, 4, 1, 1), (2, 3, 4, 2, 4)]:
         index = rng.integers(-size, size, (io, 9, ii))
         values = [rng.normal(size=(o, size, i)), rng.normal(size=(o, 9, i)), index]
-        cases.append(Case(values, {}, ("float32", "int32")))
+        cases.append(Case(values, {"name": "scatter"}, ("float32", "int32")))
     return cases
 
 
@@ -136,11 +144,11 @@ _scatter_add = Op(
     "scatter_add",
     _scatter_rule,
     grad=(
-        lambda g, y, x, v, index: g,
-        lambda g, y, x, v, index: e.fit(_gather(g, index), v),
+        lambda g, y, x, v, index, *, name: g,
+        lambda g, y, x, v, index, *, name: e.fit(_gather(g, index, name=name), v),
         None,
     ),
-    reference=lambda x, v, index: _scatter_reference(x, v, index, True),
+    reference=lambda x, v, index, *, name: _scatter_reference(x, v, index, True),
     cases=_scatter_cases,
     lower=_lower_scatter("add"),
     kernel="scatter",
@@ -149,28 +157,29 @@ _scatter_add = Op(
 )
 
 
-def _set_grad_x(g, y, x, v, index):
+def _set_grad_x(g, y, x, v, index, *, name):
     nothing = broadcast_to(g.constant(0, g.dtype), v.shape)
-    return _scatter_set(g, nothing, index)
+    return _scatter_set(g, nothing, index, name=name)
 
 
-def _set_grad_v(g, y, x, v, index):
+def _set_grad_v(g, y, x, v, index, *, name):
     """g where v's element is the last written to its place."""
     count = v.shape[1]
     from .create import positions
 
     order = reshape(positions(v, count, int32), (1, count, 1))
     order = broadcast_to(order, v.shape)
-    last = _scatter_set(broadcast_to(v.constant(0, int32), x.shape), order, index)
-    mine = e.equal(_gather(last, index), order)
-    return e.fit(e.where(mine, _gather(g, index), 0), v)
+    empty = broadcast_to(v.constant(0, int32), x.shape)
+    last = _scatter_set(empty, order, index, name=name)
+    mine = e.equal(_gather(last, index, name=name), order)
+    return e.fit(e.where(mine, _gather(g, index, name=name), 0), v)
 
 
 _scatter_set = Op(
     "scatter_set",
     _scatter_rule,
     grad=(_set_grad_x, _set_grad_v, None),
-    reference=lambda x, v, index: _scatter_reference(x, v, index, False),
+    reference=lambda x, v, index, *, name: _scatter_reference(x, v, index, False),
     cases=_scatter_cases,
     lower=_lower_scatter("set"),
     kernel="scatter",
@@ -203,11 +212,13 @@ def _folded(x: Any, axis: int) -> Any:
     )
 
 
-def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+def take(
+    x: Any, indices: Any, /, *, axis: int | None = None, name: str = "take"
+) -> Any:
     """y[..., j, ...] = x[..., indices[j], ...] along an axis; negatives count from the end.
 
     indices: integers of any shape, which takes the place of the axis. Out of range raises
-    IndexError: at once on cpu, at the next read on a GPU.
+    IndexError: at once on cpu, at the next read on a GPU; it names `name`.
 
     >>> pn.take(pn.tensor([10, 20, 30]), pn.tensor([2, 0]))
     tensor([30, 10], dtype=int32)
@@ -216,23 +227,25 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
         if x.ndim != 1:
             raise ValueError(f"take: name the axis of a tensor of shape {x.shape}")
         axis = 0
-    at = normalise_axis("take", axis, x.ndim, x.shape)
-    index = _as_index("take", x, indices)
+    at = normalise_axis(name, axis, x.ndim, x.shape)
+    index = _as_index(name, x, indices)
     flat = reshape(index, (1, math.prod(index.shape), 1))
-    y = _gather(_folded(x, at), flat)
+    y = _gather(_folded(x, at), flat, name=name)
     return reshape(y, (*x.shape[:at], *index.shape, *x.shape[at + 1 :]))
 
 
-def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+def take_along_axis(
+    x: Any, indices: Any, /, *, axis: int = -1, name: str = "take_along_axis"
+) -> Any:
     """y[i, j, k] = x[i, indices[i, j, k], k]: one index for each element.
 
     PyTorch's gather. x and indices have the same number of axes and broadcast, but for the
     axis itself.
     """
-    at = normalise_axis("take_along_axis", axis, x.ndim, x.shape)
-    index = _as_index("take_along_axis", x, indices)
-    x, index = _aligned("take_along_axis", x, index, at)
-    y = _gather(_folded(x, at), _folded(index, at))
+    at = normalise_axis(name, axis, x.ndim, x.shape)
+    index = _as_index(name, x, indices)
+    x, index = _aligned(name, x, index, at)
+    y = _gather(_folded(x, at), _folded(index, at), name=name)
     return reshape(y, index.shape)
 
 
@@ -263,7 +276,8 @@ def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0) -> Any:
     if tuple(source.shape) != wanted:
         raise ValueError(f"index_add: source is {source.shape}, {wanted} is needed")
     flat = reshape(index, (1, index.shape[0], 1))
-    return reshape(_scatter_add(_folded(x, at), _folded(source, at), flat), x.shape)
+    y = _scatter_add(_folded(x, at), _folded(source, at), flat, name="index_add")
+    return reshape(y, x.shape)
 
 
 def scatter_add(x: Any, indices: Any, source: Any, /, *, axis: int = -1) -> Any:
@@ -280,7 +294,8 @@ def scatter_add(x: Any, indices: Any, source: Any, /, *, axis: int = -1) -> Any:
             raise ValueError(
                 f"scatter_add: indices {index.shape} and x {x.shape} differ at axis {d}"
             )
-    y = _scatter_add(_folded(x, at), _folded(source, at), _folded(index, at))
+    parts = (_folded(x, at), _folded(source, at), _folded(index, at))
+    y = _scatter_add(*parts, name="scatter_add")
     return reshape(y, x.shape)
 
 
@@ -434,7 +449,7 @@ def _flat_index(x: Any, axes: list[int], tensors: list[Any]):
 
 def _take_at(x: Any, axes: list[int], tensors: list[Any]) -> Any:
     if len(axes) == 1 and _is_tensor(tensors[0]):
-        return take(x, tensors[0], axis=axes[0])
+        return take(x, tensors[0], axis=axes[0], name="indexing")
     together = axes == list(range(axes[0], axes[0] + len(axes)))
     place = axes[0] if together else 0
     x = moveaxis(x, axes, list(range(place, place + len(axes))))
@@ -442,7 +457,7 @@ def _take_at(x: Any, axes: list[int], tensors: list[Any]) -> Any:
     index = _flat_index(x, list(merged), tensors)
     size = math.prod(x.shape[a] for a in merged)
     x = reshape(x, (*x.shape[:place], size, *x.shape[place + len(axes) :]))
-    return take(x, index, axis=place)
+    return take(x, index, axis=place, name="indexing")
 
 
 def setitem(x: Any, key: Any, value: Any) -> Any:
@@ -476,7 +491,7 @@ def _put_at(x: Any, parts: list[Any], value: Any) -> Any:
     count = math.prod(picked.shape)
     flat = reshape(broadcast_to(value, picked.shape), (1, count, 1))
     index = reshape(picked, (1, count, 1))
-    y = _scatter_set(reshape(x, (1, size, 1)), flat, index)
+    y = _scatter_set(reshape(x, (1, size, 1)), flat, index, name="assignment")
     return reshape(y, x.shape)
 
 

@@ -139,14 +139,14 @@ def _rows_rule(logits: Spec, target: Spec) -> Spec:
     return Spec(target.shape, logits.dtype)
 
 
-def _picked(x, target):
+def _picked(x, target, name):
     """x at the target class; a negative class is out of range, not one from the end."""
     at = reshape(e.astype(target, uint32), (*target.shape, 1))
-    return reshape(take_along_axis(x, at, axis=-1), target.shape)
+    return reshape(take_along_axis(x, at, axis=-1, name=name), target.shape)
 
 
 def _cross_entropy_fallback(x, target):
-    return e.subtract(_logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target))
+    return e.subtract(_logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target, "cross_entropy"))
 
 
 def _cross_entropy_grad(g, y, x, target):
@@ -249,7 +249,7 @@ def nll_loss(
     safe = target
     if ignore_index is not None:
         safe = e.where(e.equal(target, ignore_index), 0, target)
-    losses = e.negative(_picked(x, safe))
+    losses = e.negative(_picked(x, safe, "nll_loss"))
     return _weigh("nll_loss", losses, target, ignore_index, reduction)
 
 

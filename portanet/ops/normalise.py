@@ -88,9 +88,7 @@ def standardize_by(x: Any, middle: Any, var: Any, axes: tuple[int, ...], eps: fl
 
 def _standardize_rule(x: Spec, *, axes, eps) -> Spec:
     if not x.dtype.is_float:
-        raise TypeError(
-            f"standardize: a floating dtype is needed, not {x.dtype.name}"
-        )
+        raise TypeError(f"standardize: a floating dtype is needed, not {x.dtype.name}")
     for a in axes:
         if x.shape[a] == 0:
             raise ValueError(f"standardize: axis {a} of shape {x.shape} is empty")

@@ -7,7 +7,6 @@ assigned, so that a step that is replayed reads their values of the day.
 from __future__ import annotations
 
 import math
-import numbers
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -93,7 +92,7 @@ class Optimizer:
 
     def check_number(self, option: str, value: Any, below: float = math.inf) -> None:
         """A number in [0, below)."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(
                 f"{self.name}: {option} is a number, not {type(value).__name__}"
             )

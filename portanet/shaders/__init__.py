@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..program import fault as fault_of
 from . import host as hosts
 from . import lower, variants
 from .pool import Buffer, Pool
+from .sequence import Replay
 
 # A submit costs 40 to 125 us (wgpu-py 0.32); a batch is this many launches, or less if
 # they are long: a driver that runs 1e8 operations a second must still finish a submit
@@ -133,6 +135,7 @@ class Backend:
     """One adapter, opened. See portanet.program.Backend."""
 
     name = "wgpu"
+    BATCH_WORK = BATCH_WORK
 
     def __init__(self, index: int = 0):
         self._host = host = hosts.Host(index)
@@ -144,6 +147,7 @@ class Backend:
         self._pipelines: dict[tuple, Any] = {}
         self._groups: dict[tuple, Any] = {}
         self._labels: dict[str, int] = {}
+        self._replays: weakref.WeakSet[Replay] = weakref.WeakSet()
         self._launches = 0
         self._pending = 0.0
         self._status: Any = None
@@ -154,6 +158,8 @@ class Backend:
             if t is not float16 or "shader-f16" in host.features
         )
         self.alloc = self._pool.alloc
+        # Of one launch; one binding is left for the status of launches that may fault.
+        self.max_operands = host.limits["max-storage-buffers-per-shader-stage"] - 1
 
     def has(self, kernel: str) -> bool:
         """Whether a kernel of this stem exists."""
@@ -211,6 +217,12 @@ class Backend:
         if len(launches) == 1:
             return launches[0]
         return Steps(launches, plan, self._pool)
+
+    def sequence(self, launches: Sequence[tuple]) -> Callable[[Sequence[Any]], None]:
+        """The launches, each with the slots of its buffers, as one call of all buffers."""
+        made = Replay(self, launches)
+        self._replays.add(made)
+        return made
 
     def wait(self) -> None:
         """Return when all launches are done; raises their faults."""
@@ -277,6 +289,8 @@ class Backend:
         with self._lock:
             self._submit()
             self._groups.clear()
+            for replay in self._replays:
+                replay.ready.clear()
 
     def _submit(self) -> None:
         self._pool.batch += 1

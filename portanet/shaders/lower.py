@@ -138,9 +138,9 @@ def _binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
         load, store = f"{name}[i] != 0u", "select(0u, 1u, v)"
     elif dtype is float16:
         load, store = f"f32({name}[i])", "f16(v)"
+    variable = f"var<storage, {access}> {name}: array<{stored}>"
     lines = [
-        f"@group(0) @binding({binding}) var<storage, {access}> {name}: "
-        f"array<{stored}>;",
+        f"@group(0) @binding({binding}) {variable};",
         f"fn load_{name}(i: u32) -> {computed} {{ return {load}; }}",
     ]
     if is_output:

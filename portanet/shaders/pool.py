@@ -69,7 +69,7 @@ class Pool:
         self.classes: dict[int, int] = {}  # request -> size class
         self.batch = 0
         self.live = self.reserved = self.peak = self.live_after_collect = 0
-        # Called before blocks are dropped: must submit, and forget what refers to blocks.
+        # Called before blocks are dropped: must submit, and forget what refers to them.
         self.release = lambda: None
 
     def alloc(self, nbytes: int) -> Buffer:

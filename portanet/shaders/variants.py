@@ -85,8 +85,8 @@ def _one(program, text, entry, words, groups, work) -> Plan:
 
 # ---------------------------------------------------------------- elementwise
 
-# Groups of an elementwise launch. A GPU is full with 2^22 threads. On a CPU few groups are
-# faster: 2^20 additions take 21 ms in 4096, 3 to 6 ms in 16 to 64 (lavapipe, 25.0.7).
+# Groups of an elementwise launch. A GPU is full with 2^22 threads. On a CPU few groups
+# are faster: 2^20 additions take 21 ms in 4096, 3 to 6 ms in 16 to 64 (lavapipe 25).
 GPU_GROUPS = 16384
 CPU_GROUPS = 32
 

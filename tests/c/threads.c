@@ -1,4 +1,5 @@
-// The pool under ThreadSanitizer: several callers, nested loops, forks of memory, faults.
+// The pool under ThreadSanitizer: several callers, nested loops, forks of memory,
+// faults.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,105 @@
+"""What a plan does, launch by launch: operators, lines, shapes, bytes, operations, times."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import Work
+from .plan import Plan
+
+
+@dataclass
+class Row:
+    """One launch."""
+
+    number: int
+    kernel: str
+    operators: list[str]
+    line: str
+    shape: tuple[int, ...]
+    nbytes: int  # read and written
+    flops: int
+    time_us: float | None = None
+
+
+def _nbytes(w: Work, itemsize: Any) -> int:
+    """Bytes that the launch must move: each operand once, a broadcast one as it is stored."""
+    total = 0
+    for h in (*w.outs, *w.ins):
+        pairs = zip(h.layout.shape, h.layout.strides, strict=True)
+        total += math.prod(n for n, step in pairs if step) * itemsize(h.layout.dtype)
+    return total
+
+
+def _flops(w: Work) -> int:
+    """Arithmetic operations; each instruction of an expression counts as one."""
+    if w.expression is not None:
+        counted = [i for i in w.expression.instructions if i.name not in ("const", "cast")]
+        return len(counted) * math.prod(w.outs[0].layout.shape)
+    if w.program is not None and w.program.kernel == "matmul":
+        batch, m, n, k = w.words[:4]
+        return 2 * batch * m * n * k
+    return math.prod(w.ins[0].layout.shape) if w.ins else 0
+
+
+def rows(plan: Plan) -> list[Row]:
+    """The launches of a plan, in order."""
+    made = []
+    for i, (w, program) in enumerate(zip(plan.graph.work, plan.programs, strict=True)):
+        made.append(
+            Row(
+                i,
+                program.kernel,
+                w.parts,
+                w.line,
+                w.outs[0].layout.shape,
+                _nbytes(w, plan.backend.itemsize),
+                _flops(w),
+            )
+        )
+    return made
+
+
+def profile(plan: Plan, buffers: Sequence[Any], repeats: int = 20) -> list[Row]:
+    """The launches with the least time of some runs of each, one at a time, in us.
+
+    Each launch is waited for, so on a GPU the time holds the cost of a submit.
+    """
+    made = rows(plan)
+    for row, (launch, slots) in zip(made, plan.launches, strict=True):
+        operands = [buffers[i] for i in slots]
+        best = math.inf
+        for _ in range(repeats):
+            plan.backend.wait()
+            start = time.perf_counter()
+            launch(*operands)
+            plan.backend.wait()
+            best = min(best, time.perf_counter() - start)
+        row.time_us = best * 1e6
+    return made
+
+
+def text(plan: Plan, made: Sequence[Row]) -> str:
+    """The launches as a table, and the totals."""
+    lines = [f"{'#':>3} {'kernel':<12} {'shape':<18} {'bytes':>10} {'flops':>11} "]
+    if any(r.time_us is not None for r in made):
+        lines[0] += f"{'us':>9} {'GB/s':>7} {'GFLOP/s':>8} "
+    lines[0] += " operators, line"
+    for r in made:
+        shape = "x".join(map(str, r.shape)) or "1"
+        cells = f"{r.number:>3} {r.kernel:<12} {shape:<18} {r.nbytes:>10} {r.flops:>11} "
+        if r.time_us is not None:
+            rate = r.nbytes / r.time_us / 1e3
+            cells += f"{r.time_us:>9.1f} {rate:>7.1f} {r.flops / r.time_us / 1e3:>8.1f} "
+        lines.append(f"{cells} {' '.join(r.operators)}  ({r.line})")
+    lines.append(
+        f"{len(made)} launches, {sum(r.nbytes for r in made)} bytes moved, "
+        f"{sum(r.flops for r in made)} operations, "
+        f"{plan.memory.nbytes} bytes of temporaries in {len(plan.memory.sizes)} buffers, "
+        f"{len(plan.shared)} of {len(plan.made)} results written in place"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""A sequence: the launches of a replay, encoded with as few calls as they take.
+
+Which bind groups the launches need depends only on the blocks that change between replays
+(arguments, states, results). They are worked out once for each such set of blocks, and then
+a replay is one call a dispatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MAX_SETS = 64  # of blocks that were seen; a training step alternates between two
+
+
+class Replay:
+    """Call with the buffers of all slots; does not wait."""
+
+    def __init__(self, backend: Any, launches: Sequence[tuple[Callable, tuple[int, ...]]]):
+        self.backend = backend
+        self.steps: list[tuple[Any, list[Any]]] = []  # launch, slots or kept buffers
+        for launch, slots in launches:
+            self._add(launch, list(slots))
+        self.slots = sorted({s for _, at in self.steps for s in at if isinstance(s, int)})
+        self.ready: dict[tuple, list[tuple]] = {}
+        self.work = sum(launch.work for launch, _ in self.steps)
+        self.faults = any(launch.can_fault for launch, _ in self.steps)
+
+    def _add(self, launch: Any, operands: list[Any]) -> None:
+        """One launch; several with a temporary are taken apart, the temporary kept."""
+        if hasattr(launch, "pipeline"):
+            self.steps.append((launch, operands))
+        elif hasattr(launch, "launches"):
+            every = [*operands, launch.pool.alloc(launch.temporary)]
+            for part, chosen in zip(launch.launches, launch.operands, strict=True):
+                self._add(part, [every[i] for i in chosen])
+
+    def _bind(self, buffers: Sequence[Any]) -> list[tuple]:
+        """The dispatches for these buffers."""
+        made = []
+        backend = self.backend
+        for launch, operands in self.steps:
+            chosen = [buffers[s] if isinstance(s, int) else s for s in operands]
+            key = (launch.number, *[b.block for b in chosen])
+            group = backend._groups.get(key)
+            if group is None:
+                group = backend._bind(launch, key)
+            made.append((launch.pipeline, group, launch.x, launch.y))
+        return made
+
+    def __call__(self, buffers: Sequence[Any]) -> None:
+        backend = self.backend
+        with backend._lock:
+            key = tuple([buffers[s].block for s in self.slots])
+            dispatches = self.ready.get(key)
+            if dispatches is None:
+                if len(self.ready) >= MAX_SETS:
+                    self.ready.clear()
+                dispatches = self.ready[key] = self._bind(buffers)
+            dispatch, batch_work = backend._dispatch, backend.BATCH_WORK
+            if self.work < batch_work:
+                for d in dispatches:
+                    dispatch(*d)
+                backend._pending += self.work
+            else:
+                self._in_batches(dispatches)
+            if self.faults:
+                backend._may_have_faulted = True
+            if backend._pending > batch_work:
+                backend._submit()
+
+    def _in_batches(self, dispatches: list[tuple]) -> None:
+        """Submit whenever enough work is recorded, so that no watchdog fires."""
+        backend = self.backend
+        for (launch, _), d in zip(self.steps, dispatches, strict=True):
+            backend._dispatch(*d)
+            backend._pending += launch.work
+            if backend._pending > backend.BATCH_WORK:
+                backend._submit()

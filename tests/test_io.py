@@ -1,0 +1,182 @@
+"""Files: what is saved comes back; what is damaged is refused and changes nothing."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import portanet as pn
+from portanet import nn
+from portanet.devices import get
+from portanet.dtypes import ALL
+from portanet.testing import assert_close
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("dtype", [t.name for t in ALL])
+def test_tensors_of_every_dtype_and_shape_come_back(dtype, path, device):
+    if pn.dtype is not None and get(device).backend.dtypes.isdisjoint({_dtype(dtype)}):
+        with pytest.raises(
+            TypeError, match=f"load: .*: x: tensor: {device} has no {dtype}"
+        ):
+            pn.save({"x": pn.ones(2, dtype=dtype, device="cpu")}, path)
+            pn.load(path, device=device)
+        return
+    saved = {
+        "x": pn.tensor([[0, 1, 1], [1, 0, 1]], dtype, device).T,
+        "none": pn.zeros((0, 3), dtype=dtype, device=device),
+        "one": pn.ones((), dtype=dtype, device=device),
+    }
+    pn.save(saved, path)
+    loaded = pn.load(path, device=device)
+    assert list(loaded) == ["none", "one", "x"]
+    for name, t in loaded.items():
+        assert t.dtype == dtype and t.device == device
+        assert t.shape == saved[name].shape
+        np.testing.assert_array_equal(t.numpy(), saved[name].numpy())
+
+
+def _dtype(name):
+    return next(t for t in ALL if t.name == name)
+
+
+def test_a_model_is_saved_and_loaded(path, device):
+    pn.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).to(device)
+    model(pn.randn(8, 4, device=device))
+    pn.save(model, path)
+    pn.manual_seed(1)
+    other = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    other.load_state_dict(pn.load(path, device="cpu"))
+    x = pn.randn(2, 4)
+    assert_close(other.eval()(x), model.eval().to("cpu")(x), rtol=0, atol=0)
+
+
+def test_other_programs_read_the_file_and_theirs_is_read(path):
+    pn.save({"w": pn.tensor([1.5, 2.5])}, path)
+    assert safetensors.numpy.load_file(path)["w"].tolist() == [1.5, 2.5]
+    arrays = {"a": np.arange(3, dtype=np.int16), "b": np.ones(2)}
+    safetensors.numpy.save_file(arrays, path, {"by": "another"})
+    loaded = pn.load(path)
+    assert loaded["a"].dtype == pn.int32 and loaded["a"].tolist() == [0, 1, 2]
+    assert pn.io.load_metadata(path) == {"by": "another"}
+
+
+def test_floats_are_cast_when_asked(path):
+    pn.save({"w": pn.tensor([1.5]), "n": pn.tensor([3])}, path)
+    loaded = pn.load(path, dtype="float64")
+    assert loaded["w"].dtype == pn.float64 and loaded["n"].dtype == pn.int32
+    with pytest.raises(
+        TypeError, match="load: floating tensors can't be cast to int32"
+    ):
+        pn.load(path, dtype=pn.int32)
+
+
+def test_texts_are_kept_with_the_tensors(path):
+    pn.save({}, path, metadata={"epochs": "3", "note": "zażółć"})
+    assert pn.load(path) == {}
+    assert pn.io.load_metadata(path) == {"epochs": "3", "note": "zażółć"}
+
+
+def test_only_tensors_by_name_are_saved(path):
+    bad = [
+        ([pn.ones(1)], "save: a Module or a dict of tensors is expected, not list"),
+        ({"x": 1.0}, "save: 'x' is a float, not a Tensor"),
+        ({"x": {"y": pn.ones(1)}}, "save: 'x' is a dict, not a Tensor"),
+        ({3: pn.ones(1)}, "save: names are texts, 3 is not"),
+    ]
+    for obj, message in bad:
+        with pytest.raises(TypeError, match=message):
+            pn.save(obj, path)
+    with pytest.raises(TypeError, match="save: metadata are texts, 'epochs': 3 is not"):
+        pn.save({}, path, metadata={"epochs": 3})
+    with pytest.raises(ValueError, match="key 'format' is portanet's own"):
+        pn.save({}, path, metadata={"format": "x"})
+    assert not path.exists()
+
+
+def test_a_file_cut_short_anywhere_is_refused(path):
+    pn.save({"w": pn.ones(3), "b": pn.ones(2)}, path, metadata={"a": "b"})
+    whole = path.read_bytes()
+    for n in range(len(whole)):
+        path.write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=f"load: {path} is damaged"):
+            pn.load(path)
+
+
+def test_a_file_with_any_bit_changed_is_refused(path):
+    pn.save({"w": pn.ones(3), "b": pn.ones(2)}, path, metadata={"a": "b"})
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        for bit in (0, 5):
+            changed = bytearray(whole)
+            changed[i] ^= 1 << bit
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match="load: .*model.safetensors"):
+                pn.load(path)
+                raise AssertionError(f"byte {i} of {len(whole)}, bit {bit}")
+
+
+def test_a_renamed_tensor_is_noticed(path):
+    pn.save({"w": pn.ones(3)}, path)
+    path.write_bytes(path.read_bytes().replace(b'"w":', b'"v":'))
+    with pytest.raises(ValueError, match="content is not what its checksum says"):
+        pn.load(path)
+
+
+def test_files_of_another_kind_are_refused(path):
+    for content in (b"", b"hello", b"\xff" * 64, b"PK\x03\x04" + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged or no safetensors file"):
+            pn.load(path)
+    header = json.dumps(
+        {"x": {"dtype": "U64", "shape": [1], "data_offsets": [0, 8]}}
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError, match="x is U64, which portanet does not have"):
+        pn.load(path)
+    with pytest.raises(FileNotFoundError):
+        pn.load(path.with_name("absent"))
+
+
+def test_a_damaged_file_changes_nothing_in_a_model(path):
+    model = nn.Linear(2, 2)
+    pn.save(model, path)
+    before = model.state_dict()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        model.load_state_dict(pn.load(path))
+    for name, value in model.state_dict().items():
+        assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch, step):
+    pn.save({"w": pn.ones(1)}, path)
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        pn.save({"w": pn.zeros(1000)}, path)
+    monkeypatch.undo()
+    assert os.listdir(path.parent) == [path.name]
+    assert pn.load(path)["w"].tolist() == [1.0]
+
+
+def test_a_saved_file_has_the_permissions_of_any_new_file(path):
+    path.with_name("plain").write_bytes(b"")
+    pn.save({}, path)
+    assert path.stat().st_mode == path.with_name("plain").stat().st_mode
+
+
+def test_saving_into_no_folder_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        pn.save({}, tmp_path / "absent" / "x")

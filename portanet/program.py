@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .dtypes import Dtype
+from .errors import OutOfMemoryError
 from .scalars import Expression
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Program:
 # What a kernel may find wrong with its data. A kernel stores (code, value, size) once.
 INDEX_OUT_OF_RANGE = 1
 NAN_TO_INTEGER = 2
+NO_SCRATCH = 3  # the cpu had no memory for its own work
 
 
 def fault(code: int, label: str, value: int, size: int) -> Exception:
@@ -91,6 +93,8 @@ def fault(code: int, label: str, value: int, size: int) -> Exception:
             f"{label}: NaN has no integer value; "
             "replace it first, as in where(isnan(x), 0, x)"
         )
+    if code == NO_SCRATCH:
+        return OutOfMemoryError(f"{label}: cpu: no memory for the kernel's own work")
     return RuntimeError(f"{label}: unknown fault {code}")
 
 

@@ -123,6 +123,7 @@ def test_ctrl_c_keeps_the_model(tmp_path):
             if line.startswith("cpu: "):  # training begins
                 break
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # as `timeout -s INT` does
         _, error = process.communicate(timeout=60)
     model = tmp_path / digits.MODEL_FILE
     assert process.returncode == 130, error
@@ -143,6 +144,21 @@ def test_the_readable_demo_trains_and_saves(tmp_path):
     )
     assert done.returncode == 0 and "epoch  1  loss" in done.stdout, done
     assert cli.main(["classify", str(model), "--device", "cpu"]) == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with digits.stop_on_interrupt() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted()
+            monkeypatch.setattr(digits, "IMPATIENT_S", -1)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # classify --------------------------------------------------------------------------------

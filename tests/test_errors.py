@@ -156,8 +156,7 @@ def test_a_reduction_of_nothing_that_has_no_value_is_an_error(device, name):
     x = pn.zeros((3, 0), device=device)
     with pytest.raises(ValueError, match=r"axis 1 of shape \(3, 0\) is empty"):
         getattr(pn, name)(x, axis=1)
-    assert getattr(pn, name)(x[:0, :], axis=None if name == "x" else 0).shape == (0,) \
-        if name == "never" else True
+    assert getattr(pn, name)(x, axis=0).shape == (0,)
     assert works(device)
 
 
@@ -194,7 +193,6 @@ def test_an_unknown_device_is_an_error_that_lists_those_known():
     with pytest.raises(pn.DeviceError, match="cuda: .*wgpu"):
         pn.zeros(2, device="cuda")
     with pytest.raises(TypeError, match="a name such as 'cpu' is expected, not 7"):
-        pn.ones(2).to(pn.ones(2).device).to  # noqa: B018
         pn.zeros(2, device=7)
 
 
@@ -319,7 +317,7 @@ def test_a_class_out_of_range_is_found_and_does_not_wrap(device):
     for bad in (4, -1):
         target = pn.tensor([0, bad, 3], device=device)
         fault(device, lambda t=target: pn.cross_entropy(logits, t), IndexError,
-              f"index {bad if bad > 0 else '.*'} is out of range for an axis of size 4")  # fmt: skip
+              f"index {bad} is out of range for an axis of size 4")  # fmt: skip
     ignored = pn.tensor([0, -100, 3], device=device)
     loss = pn.cross_entropy(logits, ignored, ignore_index=-100)
     assert abs(loss.item() - np.log(4)) < 1e-6

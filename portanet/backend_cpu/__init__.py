@@ -97,6 +97,12 @@ class Backend:
         label = program.label or program.kernel
         return _c.launch(program.kernel, packed, dtypes, program.options, code, label)
 
+    def sequence(
+        self, steps: Sequence[tuple[Callable[..., None], Sequence[int]]], buffers: int
+    ) -> Callable[[list[Any]], None]:
+        """The launches, each with the slots of its buffers, as one call of all buffers."""
+        return _c.sequence(list(steps), buffers)
+
     def wait(self) -> None:
         pass
 

@@ -1,4 +1,4 @@
-// portanet._c: Buffer, Launch and the pool's numbers for Python. The only file that
+// portanet._c: Buffer, Launch, Sequence and the pool's numbers for Python. The only file that
 // knows Python; the limited API of 3.11, so one build serves every later version.
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000
@@ -26,7 +26,7 @@ enum { MAX_BUFFERS = 64 };
 // Bytes read and written, times instructions, that take about 20 us.
 #define LONG_WORK ((int64_t)512 << 10)
 
-static PyTypeObject *buffer_type, *launch_type;
+static PyTypeObject *buffer_type, *launch_type, *sequence_type;
 static PyObject *gc_collect;
 static int level;                    // position in pn_levels
 static int64_t live_after_collect;
@@ -368,6 +368,152 @@ static PyType_Spec launch_spec = {
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
     launch_slots};
 
+// ---- Sequence: the launches of a replay, run by one call.
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t count;    // launches
+    Py_ssize_t buffers;  // that a call gives
+    Launch **launches;   // owned
+    int32_t *slots;      // for each launch in turn, the numbers of its buffers
+} Sequence;
+
+static void sequence_dealloc(PyObject *object) {
+    Sequence *self = (Sequence *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    for (Py_ssize_t k = 0; k < self->count; k++) Py_XDECREF(self->launches[k]);
+    PyMem_Free(self->launches);
+    PyMem_Free(self->slots);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+// Runs the launches on the memory of the buffers; the one that found a fault, or NULL.
+static Launch *run_sequence(const Sequence *self, void *const *memory,
+                            pn_fault_record *record) {
+    const int32_t *slots = self->slots;
+    for (Py_ssize_t k = 0; k < self->count; k++) {
+        Launch *launch = self->launches[k];
+        void *buffers[MAX_BUFFERS];
+        for (int i = 0; i < launch->count; i++) buffers[i] = memory[*slots++];
+        pn_args args = {launch->words, buffers, launch->dtypes, launch->options,
+                        &record->fault, &launch->code};
+        launch->function(&args);
+        if (record->fault.code) return launch;
+    }
+    return NULL;
+}
+
+// Takes a reference to each buffer of the list, so that it outlives the run.
+static int hold_buffers(const Sequence *self, PyObject *list, PyObject **held,
+                        void **memory) {
+    for (Py_ssize_t k = 0; k < self->buffers; k++) {
+        PyObject *item = PyList_GetItem(list, k);
+        if (!item) return -1;
+        if (item != Py_None && Py_TYPE(item) != buffer_type) {
+            PyErr_Format(PyExc_TypeError, "a replay's slot %zd is no cpu buffer: %R", k,
+                         item);
+            return -1;
+        }
+        Py_INCREF(item);
+        held[k] = item;
+        memory[k] = item == Py_None ? NULL : ((Buffer *)item)->memory;
+    }
+    return 0;
+}
+
+static PyObject *sequence_call(PyObject *object, PyObject *args, PyObject *names) {
+    Sequence *self = (Sequence *)object;
+    PyObject *list;
+    if (names && PyDict_Size(names))
+        return PyErr_Format(PyExc_TypeError, "a replay takes no keywords");
+    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &list)) return NULL;
+    if (PyList_Size(list) != self->buffers)
+        return PyErr_Format(PyExc_TypeError, "a replay takes %zd buffers, %zd given",
+                            self->buffers, PyList_Size(list));
+    size_t room = (size_t)self->buffers + 1;
+    PyObject **held = PyMem_Calloc(room, sizeof *held);
+    void **memory = PyMem_Calloc(room, sizeof *memory);
+    pn_fault_record record = {{0, 0, 0}, 0};
+    Launch *failed = NULL;
+    int ready = held && memory ? hold_buffers(self, list, held, memory) : -1;
+    if (ready == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        failed = run_sequence(self, memory, &record);
+        Py_END_ALLOW_THREADS
+    } else if (!PyErr_Occurred()) {
+        PyErr_NoMemory();
+    }
+    for (Py_ssize_t k = 0; held && k < self->buffers; k++) Py_XDECREF(held[k]);
+    PyMem_Free(held);
+    PyMem_Free(memory);
+    if (ready < 0) return NULL;
+    if (failed) return raise_fault(failed->label, &record.fault);
+    Py_RETURN_NONE;
+}
+
+// Reads (launch, slots) pairs into the sequence; the number of slots in all, or -1.
+static int set_steps(Sequence *self, PyObject *steps) {
+    Py_ssize_t at = 0, room = 0;
+    for (Py_ssize_t k = 0; k < PyList_Size(steps); k++) {
+        PyObject *step = PyList_GetItem(steps, k), *launch, *slots;
+        if (!PyArg_ParseTuple(step, "O!O!", launch_type, &launch, &PyTuple_Type, &slots))
+            return -1;
+        int count = ((Launch *)launch)->count;
+        if (PyTuple_Size(slots) != count) {
+            PyErr_Format(PyExc_TypeError, "step %zd has %zd slots, its launch %d buffers",
+                         k, PyTuple_Size(slots), count);
+            return -1;
+        }
+        if (at + count > room) {
+            room = 2 * (at + count);
+            int32_t *more = PyMem_Realloc(self->slots, (size_t)room * sizeof *more);
+            if (!more) return -1;
+            self->slots = more;
+        }
+        for (int i = 0; i < count; i++) {
+            long slot = PyLong_AsLong(PyTuple_GetItem(slots, i));
+            if (slot < 0 || slot >= self->buffers) {
+                if (!PyErr_Occurred())
+                    PyErr_Format(PyExc_ValueError, "step %zd: slot %ld of %zd", k, slot,
+                                 self->buffers);
+                return -1;
+            }
+            self->slots[at++] = (int32_t)slot;
+        }
+        Py_INCREF(launch);
+        self->launches[self->count++] = (Launch *)launch;
+    }
+    return 0;
+}
+
+// sequence(steps, buffers): steps is a list of (Launch, slots), buffers how many there are.
+static PyObject *make_sequence(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *steps;
+    Py_ssize_t buffers;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &steps, &buffers)) return NULL;
+    Sequence *self = PyObject_New(Sequence, sequence_type);
+    if (!self) return NULL;
+    self->count = 0;
+    self->buffers = buffers;
+    self->slots = NULL;
+    self->launches = PyMem_Calloc((size_t)PyList_Size(steps) + 1, sizeof(Launch *));
+    if (self->launches && set_steps(self, steps) == 0) return (PyObject *)self;
+    if (!PyErr_Occurred()) PyErr_NoMemory();
+    Py_DECREF(self);
+    return NULL;
+}
+
+static PyType_Slot sequence_slots[] = {
+    {Py_tp_doc, "Launches in order; called with the list of all buffers."},
+    {Py_tp_dealloc, sequence_dealloc},
+    {Py_tp_call, sequence_call},
+    {0, NULL}};
+static PyType_Spec sequence_spec = {
+    "portanet._c.Sequence", sizeof(Sequence), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, sequence_slots};
+
 // ---- The module
 
 static PyObject *memory(PyObject *module, PyObject *unused) {
@@ -422,6 +568,8 @@ static PyMethodDef methods[] = {
     {"alloc", make_buffer, METH_O, "A Buffer of so many bytes."},
     {"launch", make_launch, METH_VARARGS,
      "launch(kernel, words, dtypes, options, code, label): a Launch."},
+    {"sequence", make_sequence, METH_VARARGS,
+     "sequence(steps, buffers): launches in order, each with the slots of its buffers"},
     {"memory", memory, METH_NOARGS, "Bytes used, reserved and used at the peak."},
     {"trim", trim, METH_NOARGS, "Gives the pool's free blocks back to the system."},
     {"num_threads", num_threads, METH_NOARGS, "Threads that a kernel may use."},
@@ -476,9 +624,11 @@ static int execute(PyObject *module) {
     Py_DECREF(gc);
     buffer_type = (PyTypeObject *)PyType_FromSpec(&buffer_spec);
     launch_type = (PyTypeObject *)PyType_FromSpec(&launch_spec);
-    if (!gc_collect || !buffer_type || !launch_type) return -1;
+    sequence_type = (PyTypeObject *)PyType_FromSpec(&sequence_spec);
+    if (!gc_collect || !buffer_type || !launch_type || !sequence_type) return -1;
     if (PyModule_AddObjectRef(module, "Buffer", (PyObject *)buffer_type) < 0 ||
-        PyModule_AddObjectRef(module, "Launch", (PyObject *)launch_type) < 0)
+        PyModule_AddObjectRef(module, "Launch", (PyObject *)launch_type) < 0 ||
+        PyModule_AddObjectRef(module, "Sequence", (PyObject *)sequence_type) < 0)
         return -1;
     return add_new(module, "OPCODES", opcodes()) < 0 ||
                    add_new(module, "KERNELS", kernels()) < 0 ||

@@ -76,8 +76,10 @@ def _failed(text: str, status: int = 1) -> int:
 
 def _drop_unwritten() -> None:
     """Where stdout takes no more, what is left for it must not raise again at exit."""
+    stdout = sys.stdout
+    if stdout is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

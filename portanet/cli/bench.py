@@ -42,10 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         extra("matplotlib")
     devices = _devices(arguments.device)
+    record = machine.record()
     rows = measure(devices, arguments.quick)
     _print(rows, devices)
     if arguments.json:
-        found = {**machine.record(), "quick": arguments.quick, "rows": _as_json(rows)}
+        found = {**record, "quick": arguments.quick, "rows": _as_json(rows)}
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
         print(f"record: {arguments.json}")
     if arguments.plot:

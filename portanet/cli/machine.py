@@ -31,6 +31,8 @@ def record() -> dict[str, Any]:
             "system": platform.platform(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
+            # Over the last minute; much more than 0 at the start is somebody else's work.
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         },
         "devices": devices,
         "versions": found["versions"],

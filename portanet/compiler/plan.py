@@ -93,7 +93,7 @@ class Plan:
         self.layouts = [h.layout for h in graph.results]
         self.shared = self._find_shared(replaced or {})
         sequence = getattr(backend, "sequence", None)
-        self.play = sequence(self.launches) if sequence else self._play
+        self.play = sequence(self.launches, len(graph.slots)) if sequence else self._play
 
     def _find_shared(self, replaced: dict[int, Any]) -> dict[int, Callable]:
         """Result -> where its state is, for those that may be written in place."""

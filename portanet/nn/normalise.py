@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd import Tensor, no_grad
+from ..autograd import no_grad
 from ..creation import ones, zeros
 from ..ops.shape import as_shape
 from . import functional as F
@@ -61,9 +61,9 @@ class BatchNorm1d(Module):
     (8, 3)
     """
 
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    num_batches_tracked: Tensor
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
 
     def __init__(
         self,
@@ -121,7 +121,9 @@ class BatchNorm1d(Module):
         with no_grad():
             count = self.num_batches_tracked
             count.assign(count + 1)
-            return 1 / count if self.momentum is None else self.momentum
+            if self.momentum is not None:
+                return self.momentum
+            return 1 / count.astype(self.running_mean.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

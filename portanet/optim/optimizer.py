@@ -7,27 +7,33 @@ assigned, so that a step that is replayed reads their values of the day.
 from __future__ import annotations
 
 import math
+import numbers
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..arrays import Array, constant, from_numpy
 from ..autograd import Tensor, no_grad
 from ..devices import Device
 from ..dtypes import Dtype, float32
 from ..ops import elementwise as e
-from ..ops.shape import broadcast_to
+
+
+# State is made of arrays and not by operators, so that a step that is traced finds it as if
+# it had been there before.
 
 
 def number_at(p: Tensor, value: float, dtype: Dtype) -> Tensor:
     """A 0-d tensor of its own, on the device of p."""
-    return p.from_numpy(np.array(value, dtype.numpy), dtype)
+    return Tensor(from_numpy(np.array(value, dtype.numpy), dtype, p.device))
 
 
 def zeros_at(p: Tensor) -> Tensor:
     """Zeros like p, which take the room of one until they are assigned."""
-    return broadcast_to(p.constant(0, p.dtype), p.shape)
+    zero = constant(0, p.dtype, p.device)
+    return Tensor(Array(zero.buffer, zero.layout.expanded(p.shape)))
 
 
 class Group(dict):
@@ -92,11 +98,11 @@ class Optimizer:
 
     def check_number(self, option: str, value: Any, below: float = math.inf) -> None:
         """A number in [0, below)."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(
                 f"{self.name}: {option} is a number, not {type(value).__name__}"
             )
-        if not 0 <= value < below:
+        if not 0 <= float(value) < below:
             rule = "at least 0 and finite" if below == math.inf else f"in [0, {below})"
             raise ValueError(f"{self.name}: {option} must be {rule}, not {value}")
 
@@ -210,7 +216,8 @@ class Optimizer:
             if len(states) == users[id(counter)]:
                 counter.assign(e.add(counter, 1))
                 continue
-            own = e.add(counter, 1)  # the others did not take this step
+            own = Tensor(counter.value)  # the others did not take this step
+            own.assign(e.add(own, 1))
             for state in states:
                 state["step"] = own
 

@@ -218,7 +218,9 @@ class Backend:
             return launches[0]
         return Steps(launches, plan, self._pool)
 
-    def sequence(self, launches: Sequence[tuple]) -> Callable[[Sequence[Any]], None]:
+    def sequence(
+        self, launches: Sequence[tuple], buffers: int
+    ) -> Callable[[Sequence[Any]], None]:
         """The launches, each with the slots of its buffers, as one call of all buffers."""
         made = Replay(self, launches)
         self._replays.add(made)

@@ -62,7 +62,9 @@ def test_gradients_flow_only_to_leaves_that_ask(device):
 
 def test_backward_of_several_elements_needs_a_gradient(device):
     x = leaf([1.0, 2.0], device)
-    with pytest.raises(ValueError, match=r"shape \(2,\); reduce it to one number, or give"):
+    with pytest.raises(
+        ValueError, match=r"shape \(2,\); reduce it to one number, or give"
+    ):
         (x * x).backward()
     (x * x).backward(pn.tensor([1.0, 10.0], device=device))
     assert x.grad.tolist() == [2, 40]
@@ -92,7 +94,9 @@ def test_a_second_backward_through_a_freed_graph_is_an_error(device):
     x = leaf([1.0, 2.0], device)
     y = (x * x).sum()
     y.backward()
-    with pytest.raises(RuntimeError, match="freed by an earlier backward.*retain_graph=True"):
+    with pytest.raises(
+        RuntimeError, match="freed by an earlier backward.*retain_graph=True"
+    ):
         y.backward()
 
 
@@ -116,7 +120,9 @@ def test_only_floats_require_gradients():
 
 def test_a_gradient_must_fit_its_tensor():
     x = leaf([1.0, 2.0])
-    with pytest.raises(ValueError, match=r"grad: \(3,\) float32 is not the gradient of"):
+    with pytest.raises(
+        ValueError, match=r"grad: \(3,\) float32 is not the gradient of"
+    ):
         x.grad = pn.ones(3)
     with pytest.raises(RuntimeError, match="does not require a gradient"):
         pn.ones(2).grad = pn.ones(2)
@@ -147,17 +153,23 @@ def test_gradients_keep_the_dtype_of_their_tensor(device):
 
 
 @pytest.mark.parametrize(
-    "a, b", [((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 1, 3), (4, 1)), ((1, 1), ())]
+    "a, b",
+    [((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 1, 3), (4, 1)), ((1, 1), ())],
 )
 def test_gradients_of_broadcast_operands_are_summed(device, a, b):
     rng = np.random.default_rng(0)
-    x, y = leaf(rng.normal(size=a), device, "float32"), leaf(rng.normal(size=b), device, "float32")
+    x, y = (
+        leaf(rng.normal(size=a), device, "float32"),
+        leaf(rng.normal(size=b), device, "float32"),
+    )
     (x * y).sum().backward()
     wide = np.broadcast_shapes(a, b)
     for mine, other in ((x, y), (y, x)):
         spread = np.broadcast_to(other.numpy(), wide)
         lead = len(wide) - len(mine.shape)
-        axes = tuple(i for i in range(len(wide)) if i < lead or mine.shape[i - lead] == 1)
+        axes = tuple(
+            i for i in range(len(wide)) if i < lead or mine.shape[i - lead] == 1
+        )
         want = spread.sum(axis=axes).reshape(mine.shape)
         np.testing.assert_allclose(mine.grad.numpy(), want, rtol=1e-5, atol=1e-6)
 
@@ -249,7 +261,9 @@ def test_value_and_grad_with_several_arguments_and_aux(device):
         return y.sum(), {"y": y.detach(), "note": "kept"}
 
     a, b = pn.tensor([1.0, 2.0], device=device), pn.tensor([3.0, 4.0], device=device)
-    (value, aux), (ga, gb) = pn.value_and_grad(f, argnums=(0, 1), has_aux=True)(a, b, scale=10)
+    (value, aux), (ga, gb) = pn.value_and_grad(f, argnums=(0, 1), has_aux=True)(
+        a, b, scale=10
+    )
     assert value.item() == 110 and aux["note"] == "kept"
     assert aux["y"].tolist() == [30, 80]
     assert ga.tolist() == [30, 40] and gb.tolist() == [10, 20]
@@ -386,7 +400,9 @@ def test_a_custom_gradient_of_the_wrong_form_is_an_error():
     with pytest.raises(ValueError, match="backward gave 1 gradients for 2 inputs"):
         f(x, y).sum().backward()
     f = pn.custom_function(lambda x, y: x * y, lambda g, z, x, y: (g, g.sum()))
-    with pytest.raises(ValueError, match=r"the gradient of input 1 is \(\), not \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"the gradient of input 1 is \(\), not \(2,\)"
+    ):
         f(x, y).sum().backward()
     f = pn.custom_function(lambda x, y: x * y, lambda g, z, x, y: (g * y, None))
     f(x, y).sum().backward()
@@ -406,7 +422,9 @@ WRONG = {
     "a sign": lambda g, y, x: -g * pn.cos(x),
     "a factor": lambda g, y, x: g * pn.cos(x) * 1.001,
     "a missing factor": lambda g, y, x: g,
-    "one element": lambda g, y, x: g * pn.cos(x) * pn.tensor([1.0, 1.0, 1.1], "float64"),
+    "one element": lambda g, y, x: (
+        g * pn.cos(x) * pn.tensor([1.0, 1.0, 1.1], "float64")
+    ),
 }
 
 
@@ -414,7 +432,9 @@ WRONG = {
 def test_check_grads_catches_a_wrong_gradient(fault):
     x = pn.tensor([0.3, -0.7, 1.1], "float64", "cpu")
     f = pn.custom_function(pn.sin, WRONG[fault])
-    with pytest.raises(AssertionError, match="check_grads: input 0: the gradient gives"):
+    with pytest.raises(
+        AssertionError, match="check_grads: input 0: the gradient gives"
+    ):
         check_grads(f, x)
 
 

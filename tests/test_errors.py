@@ -125,7 +125,12 @@ def test_ragged_lists_are_refused(data, error, message):
 @pytest.mark.parametrize(
     "data, dtype, error, message",
     [
-        ([300], "uint8", OverflowError, r"values from 300 to 300 do not fit uint8 \(0 to 255\)"),
+        (
+            [300],
+            "uint8",
+            OverflowError,
+            r"values from 300 to 300 do not fit uint8 \(0 to 255\)",
+        ),
         ([-1], "uint32", OverflowError, "values from -1 to -1 do not fit uint32"),
         ([2**31], "int32", OverflowError, "do not fit int32"),
         ([1e10], "int32", OverflowError, "do not fit int32"),
@@ -163,7 +168,9 @@ def test_a_reduction_of_nothing_that_has_no_value_is_an_error(device, name):
 def test_a_reduction_of_nothing_that_has_a_value_gives_it(device):
     x = pn.zeros((3, 0), device=device)
     assert x.sum(axis=1).tolist() == [0] * 3 and x.prod(axis=1).tolist() == [1] * 3
-    assert x.any(axis=1).tolist() == [False] * 3 and x.all(axis=1).tolist() == [True] * 3
+    assert (
+        x.any(axis=1).tolist() == [False] * 3 and x.all(axis=1).tolist() == [True] * 3
+    )
     assert np.isnan(x.mean(axis=1).numpy()).all()
     assert x.max(axis=0).shape == (0,)
 
@@ -174,17 +181,27 @@ def test_a_reduction_of_nothing_that_has_a_value_gives_it(device):
 @pytest.mark.parametrize("there", PRESENT)
 def test_mixed_devices_are_an_error_that_says_what_to_do(device, there):
     x, y = ones(3, device=device), ones(3, device=there)
-    calls = [lambda: x + y, lambda: x @ y, lambda: pn.concat([x, y]), lambda: pn.where(x > 0, x, y)]
+    calls = [
+        lambda: x + y,
+        lambda: x @ y,
+        lambda: pn.concat([x, y]),
+        lambda: pn.where(x > 0, x, y),
+    ]
     for call in calls:
         if device == there:
             call()
         else:
-            with pytest.raises(ValueError, match=rf'are on {device} and {there}; move one with \.to\("{device}"\)'):
+            with pytest.raises(
+                ValueError,
+                match=rf'are on {device} and {there}; move one with \.to\("{device}"\)',
+            ):
                 call()
 
 
 def test_an_unknown_device_is_an_error_that_lists_those_known():
-    with pytest.raises(pn.DeviceError, match="'tpu' is unknown; known are cpu, wgpu, cuda"):
+    with pytest.raises(
+        pn.DeviceError, match="'tpu' is unknown; known are cpu, wgpu, cuda"
+    ):
         pn.zeros(2, device="tpu")
     with pytest.raises(pn.DeviceError, match="'x' is not an adapter number"):
         pn.zeros(2, device="wgpu:x")
@@ -198,7 +215,9 @@ def test_an_unknown_device_is_an_error_that_lists_those_known():
 
 def test_an_adapter_that_is_not_there_is_named():
     if "wgpu" in PRESENT:
-        with pytest.raises(pn.DeviceError, match="wgpu:99: there are .* adapters, counted from 0"):
+        with pytest.raises(
+            pn.DeviceError, match="wgpu:99: there are .* adapters, counted from 0"
+        ):
             pn.zeros(2, device="wgpu:99")
     assert works("cpu")
 
@@ -226,7 +245,10 @@ def test_without_an_adapter_the_error_names_the_cure(tmp_path):
         "VK_LOADER_LAYERS_DISABLE": "*",
     }
     done = subprocess.run(
-        [sys.executable, "-c", NO_ADAPTER], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", NO_ADAPTER],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "wgpu: no Vulkan, Metal or Direct3D 12 adapter was found" in done.stdout
@@ -236,7 +258,12 @@ def test_without_an_adapter_the_error_names_the_cure(tmp_path):
 
 def test_a_dtype_that_a_device_lacks_is_an_error_that_names_one_that_works(device):
     has = {t.name for t in get(device).backend.dtypes}
-    wanted = {"float64": "float32", "bfloat16": "float32", "int64": "int32|uint32", "uint8": "int32|uint32"}
+    wanted = {
+        "float64": "float32",
+        "bfloat16": "float32",
+        "int64": "int32|uint32",
+        "uint8": "int32|uint32",
+    }
     tried = 0
     for name, instead in wanted.items():
         if name in has:
@@ -300,7 +327,12 @@ def test_an_index_past_an_inner_axis_does_not_reach_the_next_row(device):
     message = "index 4 is out of range for an axis of size 4"
     index = pn.tensor([[0], [1], [4], [2], [3]], device=device)
     fault(device, lambda: pn.take_along_axis(x, index, axis=1), IndexError, message)
-    fault(device, lambda: pn.take(x, pn.tensor([0, 4], device=device), axis=1), IndexError, message)
+    fault(
+        device,
+        lambda: pn.take(x, pn.tensor([0, 4], device=device), axis=1),
+        IndexError,
+        message,
+    )
 
 
 def test_an_assignment_out_of_range_is_found(device):
@@ -356,10 +388,16 @@ def test_a_terabyte_is_refused_with_the_sizes(device):
     message = r"1,?099,?511,?627,?776 bytes"
     line = pn.broadcast_to(pn.tensor([1.0], device=device), (1 << 38,))
     before = get(device).backend.memory()["used"]
-    for call in (lambda: line + 1, lambda: line * line, lambda: line.reshape(1 << 19, 1 << 19).T + 1):
+    for call in (
+        lambda: line + 1,
+        lambda: line * line,
+        lambda: line.reshape(1 << 19, 1 << 19).T + 1,
+    ):
         with pytest.raises(pn.OutOfMemoryError, match=message) as caught:
             call()
-        assert isinstance(caught.value, MemoryError) and isinstance(caught.value, pn.DeviceError)
+        assert isinstance(caught.value, MemoryError) and isinstance(
+            caught.value, pn.DeviceError
+        )
         assert str(caught.value).startswith(("add: ", "multiply: ")), caught.value
     del caught
     gc.collect()

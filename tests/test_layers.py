@@ -32,7 +32,7 @@ LAYERS = (
     ("creation",),
     ("random",),
     ("namespace",),
-    ("testing",),
+    ("testing", "compiled"),
     ("nn", "data", "io"),
     ("optim",),
     ("doctor",),

@@ -295,7 +295,7 @@ def test_copies_and_pickles_of_a_module_are_independent(device):
     net = Net().to(device)
     x = float32(device, 3, 4)
     want = net.eval()(x).numpy()
-    for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.clone()):
+    for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert_close(made(x), want, rtol=0, atol=0)
         assert [n for n, _ in made.named_parameters()] == [
             n for n, _ in net.named_parameters()
@@ -471,6 +471,16 @@ def test_dropout_at_its_ends_and_in_evaluation():
         TypeError, match="dropout: a floating dtype is needed, not int32"
     ):
         F.dropout(pn.arange(3))
+
+
+def test_a_compiled_call_follows_train_and_eval(device):
+    layer, x = nn.Dropout(0.5), pn.ones(1000, device=device)
+    call = pn.compile(lambda x: layer(x))
+    assert (call(x) == 0).any().item()
+    layer.eval()
+    assert (call(x) == 1).all().item()
+    layer.train()
+    assert (call(x) != call(x)).any().item()
 
 
 # Normalisation -------------------------------------------------------------------------------

@@ -121,7 +121,9 @@ def test_a_kernel_that_a_backend_lacks_gives_way_to_the_fallback():
             from_numpy(np.asarray(a), as_dtype("float32" if a.dtype.kind == "f" else a.dtype), bare)
             for a in map(np.asarray, case.args)
         ]  # fmt: skip
-        launched = launches(bare, lambda op=op, xs=xs, case=case: op(*xs, **case.static))
+        launched = launches(
+            bare, lambda op=op, xs=xs, case=case: op(*xs, **case.static)
+        )
         assert launched and op.kernel not in launched
     assert known - {op.kernel for op in fused} <= set(KERNELS)
 
@@ -152,7 +154,9 @@ def test_an_optimizer_step_is_one_launch_a_parameter(place):
 
     x, lr = empty(place, 3, 4), empty(place)
     static = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=True)
-    assert launches(place, lambda: adam(x, x, x, x, lr, lr, **static)) == ["elementwise"]
+    assert launches(place, lambda: adam(x, x, x, x, lr, lr, **static)) == [
+        "elementwise"
+    ]
 
 
 def training_step(x, y, w1, w2):
@@ -344,14 +348,18 @@ def test_the_number_after_the_colon_is_given_to_the_backend(installed):
 
 def test_a_backend_that_does_not_load_is_reported_and_hides_no_other(installed):
     found = report()
-    with pytest.raises(DeviceError, match="'broken' .tests.null_backend:NoSuchBackend. "):
+    with pytest.raises(
+        DeviceError, match="'broken' .tests.null_backend:NoSuchBackend. "
+    ):
         raise found["broken"]
     assert "broken" not in pn.devices()
     assert {"cpu", "null"} <= set(pn.devices())
 
 
 def test_an_unknown_name_lists_those_that_are_known(installed):
-    with pytest.raises(DeviceError, match="'gpu' is unknown; known are cpu, wgpu, cuda"):
+    with pytest.raises(
+        DeviceError, match="'gpu' is unknown; known are cpu, wgpu, cuda"
+    ):
         get("gpu")
     with pytest.raises(DeviceError, match="null"):
         pn.zeros(2, device="gpu")

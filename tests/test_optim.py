@@ -249,6 +249,43 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes():
     assert other.state == {} and other.param_groups[0]["lr"] == 1.0
 
 
+@pytest.mark.parametrize("kind, options", KINDS, ids=[k[0].__name__ for k in KINDS])
+def test_a_compiled_step_trains_as_the_same_step_does(kind, options, device):
+    x = pn.tensor(
+        np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32), device=device
+    )
+    losses = []
+    for compiled in (False, True):
+        pn.manual_seed(2)
+        layers = [
+            nn.Linear(3, 4),
+            nn.BatchNorm1d(4),
+            nn.Tanh(),
+            nn.Dropout(0.1),
+            nn.Linear(4, 1),
+        ]
+        model = nn.Sequential(*layers).to(device)
+        optimizer = kind(model.parameters(), lr=0.05, **options)
+
+        def step(x, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss
+
+        run = pn.compile(step) if compiled else step
+        seen = []
+        for i in range(10):
+            if i == 5:  # a replay reads the rate of the day
+                optimizer.param_groups[0]["lr"] = 0.2
+            seen.append(run(x).item())
+        losses.append([*seen, layers[1].num_batches_tracked.item()])
+    # Fused work is rounded otherwise.
+    assert_close(np.array(losses[1]), np.array(losses[0]), rtol=1e-4, atol=1e-5)
+
+
 # Bad options --------------------------------------------------------------------------------
 
 

@@ -50,7 +50,10 @@ def test_indexing_by_integers_and_masks(device, data, shape):
     mask = hnp.arrays(bool, n)
     part = data.draw(st.one_of(index, mask))
     assume(part.ndim or part.dtype != bool)
-    head = [data.draw(hnp.basic_indices((k,), max_dims=1, min_dims=1)) for k in shape[:place]]
+    head = [
+        data.draw(hnp.basic_indices((k,), max_dims=1, min_dims=1))
+        for k in shape[:place]
+    ]
     head = [h[0] if isinstance(h, tuple) and len(h) == 1 else h for h in head]
     assume(all(isinstance(h, slice) for h in head))
     key = (*head, part)
@@ -64,7 +67,9 @@ def test_assignment(device, data, shape):
     x = pn.tensor(a, device=device)
     key = data.draw(hnp.basic_indices(shape, max_dims=5, allow_newaxis=True))
     target = a[key].shape
-    ones = data.draw(st.lists(st.booleans(), min_size=len(target), max_size=len(target)))
+    ones = data.draw(
+        st.lists(st.booleans(), min_size=len(target), max_size=len(target))
+    )
     sizes = [1 if one else n for one, n in zip(ones, target, strict=True)]
     value = numbers(sizes[data.draw(st.integers(0, len(sizes))) :], 1)
     a[key] = value
@@ -83,7 +88,9 @@ def test_broadcasting(device, shapes):
     same(x * y + z, a * b + c)
     same(pn.where(x > y, y, z), np.where(a > b, b, c))
     assert pn.broadcast_shapes(*shapes.input_shapes) == shapes.result_shape
-    for got, want in zip(pn.broadcast_arrays(x, y, z), np.broadcast_arrays(a, b, c), strict=True):
+    for got, want in zip(
+        pn.broadcast_arrays(x, y, z), np.broadcast_arrays(a, b, c), strict=True
+    ):
         same(got, want)
 
 
@@ -110,7 +117,9 @@ def test_promotion_is_commutative_and_never_loses_a_kind(names):
     result = pn.result_type(*names[:2])
     assert result == pn.result_type(*names[1::-1])
     order = ["bool", "integer", "float"]
-    kinds = ["integer" if as_dtype(n).is_integer else as_dtype(n).kind for n in names[:2]]
+    kinds = [
+        "integer" if as_dtype(n).is_integer else as_dtype(n).kind for n in names[:2]
+    ]
     got = "integer" if result.is_integer else result.kind
     assert order.index(got) == max(map(order.index, kinds))
     assert pn.result_type(result, *names[:2]) == result
@@ -125,7 +134,9 @@ def test_mixed_dtypes_add_as_in_numpy(device, a, b, shape):
     result = pn.result_type(a, b)
     has = get(device).backend.dtypes
     assume({as_dtype(a), as_dtype(b), result} <= has)
-    x, y = (numbers(shape, i, 0, 9).astype(as_dtype(t).numpy) for i, t in enumerate((a, b)))
+    x, y = (
+        numbers(shape, i, 0, 9).astype(as_dtype(t).numpy) for i, t in enumerate((a, b))
+    )
     got = pn.tensor(x, device=device) + pn.tensor(y, device=device)
     assert got.dtype is result
     same(got, x.astype(result.numpy) + y.astype(result.numpy))
@@ -170,7 +181,11 @@ def test_reductions(device, data, shape, name, keepdims, turned, dtype):
 
 
 @SETTINGS
-@given(data=st.data(), shape=hnp.array_shapes(max_dims=3, max_side=6), ddof=st.integers(0, 1))
+@given(
+    data=st.data(),
+    shape=hnp.array_shapes(max_dims=3, max_side=6),
+    ddof=st.integers(0, 1),
+)
 def test_variance_and_logsumexp(device, data, shape, ddof):
     a = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     x = pn.tensor(a, device=device)
@@ -180,7 +195,9 @@ def test_variance_and_logsumexp(device, data, shape, ddof):
     got = pn.var(x, axis=axis, correction=ddof).numpy()
     np.testing.assert_allclose(got, wide.var(axis=axis, ddof=ddof), rtol=1e-5)
     got = pn.logsumexp(x, axis=axis).numpy()
-    np.testing.assert_allclose(got, np.log(np.exp(wide).sum(axis=axis)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        got, np.log(np.exp(wide).sum(axis=axis)), rtol=1e-5, atol=1e-6
+    )
 
 
 @SETTINGS
@@ -202,7 +219,9 @@ def test_running_sums(device, data, shape):
     axis = data.draw(st.integers(-a.ndim, a.ndim - 1))
     x = pn.tensor(a, device=device)
     same(pn.cumulative_sum(x, axis=axis), np.cumsum(a, axis=axis))
-    same(pn.cumulative_prod(x[..., ::-1], axis=axis), np.cumprod(a[..., ::-1], axis=axis))
+    same(
+        pn.cumulative_prod(x[..., ::-1], axis=axis), np.cumprod(a[..., ::-1], axis=axis)
+    )
 
 
 # Shapes --------------------------------------------------------------------------------------
@@ -224,7 +243,9 @@ def test_chains_of_views(device, data, shape):
     a = numbers(shape)
     x = pn.tensor(a, device=device)
     for _ in range(data.draw(st.integers(1, 6))):
-        step = data.draw(st.sampled_from(["reshape", "permute", "slice", "flip", "expand"]))
+        step = data.draw(
+            st.sampled_from(["reshape", "permute", "slice", "flip", "expand"])
+        )
         if step == "reshape":
             new = factorised(data.draw, a.size) if a.size else a.shape
             a, x = a.reshape(new), x.reshape(new)
@@ -291,7 +312,9 @@ def test_einsum(device, data):
     term = st.lists(st.sampled_from(letters), min_size=0, max_size=3).map("".join)
     terms = data.draw(st.lists(term, min_size=1, max_size=3))
     used = sorted(set("".join(terms)))
-    result = "".join(c for c in data.draw(st.permutations(used)) if data.draw(st.booleans()))
+    result = "".join(
+        c for c in data.draw(st.permutations(used)) if data.draw(st.booleans())
+    )
     equation = ",".join(terms) + data.draw(st.sampled_from([f"->{result}", "->", ""]))
     arrays = [numbers([size[c] for c in t], i) for i, t in enumerate(terms)]
     xs = [pn.tensor(a, device=device) for a in arrays]
@@ -299,7 +322,9 @@ def test_einsum(device, data):
 
 
 @SETTINGS
-@given(data=st.data(), shape=hnp.array_shapes(max_dims=3, max_side=4), n=st.integers(0, 3))
+@given(
+    data=st.data(), shape=hnp.array_shapes(max_dims=3, max_side=4), n=st.integers(0, 3)
+)
 def test_tensordot(device, data, shape, n):
     n = min(n, len(shape))
     tail = data.draw(hnp.array_shapes(min_dims=0, max_dims=2, max_side=4))

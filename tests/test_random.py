@@ -107,7 +107,9 @@ def test_every_device_draws_the_same_numbers():
         others, other = everything(device)
         for a, b in zip(exact, others, strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
-        np.testing.assert_allclose(normals.numpy(), other.numpy(), rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(
+            normals.numpy(), other.numpy(), rtol=1e-6, atol=1e-12
+        )
 
 
 SUMMARY = """
@@ -211,7 +213,9 @@ def test_integers_are_within_their_bounds_and_even(device):
     x = pn.randint(7, shape=(70_000,), device=device).numpy()
     assert x.dtype == np.int32
     counts = np.bincount(x, minlength=7)
-    assert len(counts) == 7 and ((counts - 1e4) ** 2 / 1e4).sum() < 6 + 5 * math.sqrt(12)
+    assert len(counts) == 7 and ((counts - 1e4) ** 2 / 1e4).sum() < 6 + 5 * math.sqrt(
+        12
+    )
     y = pn.randint(-3, -1, (100,), device=device).numpy()
     assert set(y) == {-3, -2}
     assert pn.randint(5, 6, (10,), device=device).tolist() == [5] * 10

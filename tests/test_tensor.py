@@ -78,7 +78,9 @@ def test_indexing_by_integers_is_numpys(device, key, as_tensor):
     if as_tensor:
         parts = key if isinstance(key, tuple) else (key,)
         ours = tuple(
-            pn.tensor(p.astype(np.int32), device=device) if isinstance(p, np.ndarray) else p
+            pn.tensor(p.astype(np.int32), device=device)
+            if isinstance(p, np.ndarray)
+            else p
             for p in parts
         )
     got = pn.tensor(a, device=device)[ours]
@@ -162,7 +164,9 @@ def test_of_equal_indices_the_last_assigned_wins(device):
 @pytest.mark.parametrize("key", [4, -5, (0, 5), (0, 0, 6), (slice(None), -6)])
 def test_an_integer_out_of_range_is_an_error_at_once(device, key):
     x = pn.zeros((4, 5, 6), device=device)
-    with pytest.raises(IndexError, match=r"is out of range for axis \d of shape \(4, 5, 6\)"):
+    with pytest.raises(
+        IndexError, match=r"is out of range for axis \d of shape \(4, 5, 6\)"
+    ):
         x[key]
     with pytest.raises(IndexError, match="is out of range for axis"):
         x[key] = 1
@@ -235,7 +239,13 @@ def test_numpy_is_a_copy(device):
 
 def test_arrays_of_any_layout_come_in(device):
     a = counting(4, 6)
-    for view in (a.T, a[::-1], a[:, ::2], np.asfortranarray(a), np.broadcast_to(a[0], (3, 6))):
+    for view in (
+        a.T,
+        a[::-1],
+        a[:, ::2],
+        np.asfortranarray(a),
+        np.broadcast_to(a[0], (3, 6)),
+    ):
         np.testing.assert_array_equal(pn.tensor(view, device=device).numpy(), view)
 
 
@@ -257,7 +267,9 @@ def test_dtypes_of_what_comes_in():
 
 def test_item_needs_one_element(device):
     x = pn.zeros((2, 2), device=device)
-    with pytest.raises(ValueError, match=r"item: a tensor of shape \(2, 2\) has 4 elements"):
+    with pytest.raises(
+        ValueError, match=r"item: a tensor of shape \(2, 2\) has 4 elements"
+    ):
         x.item()
     assert pn.full((1, 1), 3.0, device=device).item() == 3
     assert float(pn.tensor(1.5, device=device)) == 1.5
@@ -337,7 +349,9 @@ def where(device):
 def test_repr_is_numpys_with_dtype_and_device(device):
     at = where(device)
     assert repr(pn.tensor([1.5, 2.0], device=device)) == f"tensor([1.5, 2. ]{at})"
-    assert repr(pn.tensor([1, -2], device=device)) == f"tensor([ 1, -2], dtype=int32{at})"
+    assert (
+        repr(pn.tensor([1, -2], device=device)) == f"tensor([ 1, -2], dtype=int32{at})"
+    )
     assert repr(pn.tensor(3.0, device=device)) == f"tensor(3.{at})"
     assert repr(pn.tensor([True], device=device)) == f"tensor([ True]{at})"
     empty = repr(pn.zeros((0, 3), device=device))
@@ -448,7 +462,10 @@ bfloat16 float32 float32
 bfloat16 float64 float64
 """
 TABLE = [line.split() for line in PROMOTION.split("\n") if line]
-FLOATS, INTEGERS = ("float16", "bfloat16", "float32", "float64"), ("uint8", "uint32", "int32", "int64")
+FLOATS, INTEGERS = (
+    ("float16", "bfloat16", "float32", "float64"),
+    ("uint8", "uint32", "int32", "int64"),
+)
 TABLE += [[i, f, f] for i in (*INTEGERS, "bool") for f in FLOATS]
 TABLE += [["bool", i, i] for i in INTEGERS]
 
@@ -461,7 +478,9 @@ def test_the_table_of_promotion_is_whole():
 
 @pytest.mark.parametrize("a, b, result", TABLE)
 def test_promotion_is_the_standards(device, a, b, result):
-    assert promote(as_dtype(a), as_dtype(b)) == promote(as_dtype(b), as_dtype(a)) == result
+    assert (
+        promote(as_dtype(a), as_dtype(b)) == promote(as_dtype(b), as_dtype(a)) == result
+    )
     assert pn.result_type(a, b) == result
     if has(device, a, b, result):
         x, y = (pn.ones(2, dtype=t, device=device) for t in (a, b))
@@ -497,13 +516,24 @@ def test_numbers_that_do_not_fit_are_an_error(device):
 
 
 def test_names_of_dtypes_compare():
-    assert pn.float32 == "float32" and pn.float32 == np.float32 and pn.float32 != pn.int32
+    assert (
+        pn.float32 == "float32" and pn.float32 == np.float32 and pn.float32 != pn.int32
+    )
     assert pn.float32 == float and pn.int32 == int and pn.bool == bool
     assert pn.float32 != None and pn.float32 != "nothing"  # noqa: E711
-    with pytest.raises(TypeError, match="is not a portanet dtype; use one of bool, uint8"):
+    with pytest.raises(
+        TypeError, match="is not a portanet dtype; use one of bool, uint8"
+    ):
         as_dtype("complex64")
-    assert [t.name for t in ALL if pn.isdtype(t, "integral")] == ["uint8", "int32", "uint32", "int64"]
-    assert pn.isdtype("float16", "real floating") and pn.isdtype(pn.bool, (pn.int32, "bool"))
+    assert [t.name for t in ALL if pn.isdtype(t, "integral")] == [
+        "uint8",
+        "int32",
+        "uint32",
+        "int64",
+    ]
+    assert pn.isdtype("float16", "real floating") and pn.isdtype(
+        pn.bool, (pn.int32, "bool")
+    )
     assert pn.can_cast("int32", "float32") and not pn.can_cast("float32", "int32")
     assert pn.finfo(pn.float16).eps == 2.0**-10 and pn.iinfo("uint8").max == 255
 
@@ -544,7 +574,9 @@ def test_constants_are_not_changed_by_a_write(device):
 
 def test_assign_takes_only_what_is_alike(device):
     x = pn.zeros(3, device=device)
-    with pytest.raises(ValueError, match=r"assign: the shape is \(3,\), the new value's is \(4"):
+    with pytest.raises(
+        ValueError, match=r"assign: the shape is \(3,\), the new value's is \(4"
+    ):
         x.assign(pn.zeros(4, device=device))
     with pytest.raises(ValueError, match="assign: the dtype is"):
         x.assign(pn.zeros(3, dtype="int32", device=device))
@@ -581,7 +613,9 @@ def test_in_place_keeps_the_dtype_and_the_shape(device):
     x = pn.tensor([1, 2], device=device)
     x *= 2.5
     assert x.dtype == pn.int32 and x.tolist() == [2, 5]
-    with pytest.raises(ValueError, match=r"add: the result is \(2, 2\), which \(2,\) can't hold"):
+    with pytest.raises(
+        ValueError, match=r"add: the result is \(2, 2\), which \(2,\) can't hold"
+    ):
         x += pn.ones((2, 2), device=device)
 
 
@@ -590,7 +624,9 @@ def test_in_place_keeps_the_dtype_and_the_shape(device):
 
 def test_a_leaf_that_requires_a_gradient_changes_only_inside_no_grad(device):
     w = pn.ones(3, device=device, requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"can't be changed in place.*inside no_grad"):
+    with pytest.raises(
+        RuntimeError, match=r"can't be changed in place.*inside no_grad"
+    ):
         w += 1
     with pytest.raises(RuntimeError, match="can't be changed in place"):
         w[0] = 1

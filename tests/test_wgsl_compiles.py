@@ -216,7 +216,9 @@ def races(text):
                 if "workgroupBarrier" in statement:
                     written = read = False
                     continue
-                reads, writes = accesses(statement, name, {"thread", "0"} if alone else {"thread"})
+                reads, writes = accesses(
+                    statement, name, {"thread", "0"} if alone else {"thread"}
+                )
                 if reads and written or writes and read:
                     found.append(f"{match[1]}: {name}: {statement.strip()}")
                 written, read = written or writes, read or reads
@@ -239,6 +241,8 @@ def test_each_barrier_that_is_left_out_is_missed():
         for barrier in re.finditer(r"workgroupBarrier\(\);", text):
             without = text[: barrier.start()] + text[barrier.end() :]
             line = text.count("\n", 0, barrier.start()) + 1
-            assert races(without), f"{path.name}:{line} is not needed, or not seen to be"
+            assert races(without), (
+                f"{path.name}:{line} is not needed, or not seen to be"
+            )
             tried += 1
     assert tried >= 8

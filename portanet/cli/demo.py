@@ -140,18 +140,14 @@ def _save(model: Any, folder: Path) -> Path:
 def _interrupted(model: Any, results: Sequence[digits.Curves], folder: Path) -> int:
     first, last = results[0], results[-1]
     path = _save(model, folder)
-    state = "trained" if first.finished else f"as it was after {_progress(first)}"
-    where = "" if last.finished else f" on {last.device}, after {_progress(last)}"
+    whole = len(last.accuracies)
+    where = "" if last.finished else f" on {last.device}, {whole} epochs done"
+    state = f"trained on {first.device}" if first.finished else "as it was then"
     print(
-        f"portanet: interrupted{where}; kept: {path}, the model {state} on {first.device}",
+        f"portanet: interrupted{where}; kept: {path}, the model {state}",
         file=sys.stderr,
     )
     return 130
-
-
-def _progress(curves: digits.Curves) -> str:
-    whole = len(curves.accuracies)
-    return f"{whole} whole epoch{'' if whole == 1 else 's'} and a part of the next"
 
 
 def _report(model: Any, results: Sequence[digits.Curves], arguments: Any) -> int:

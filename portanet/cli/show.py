@@ -89,7 +89,7 @@ def _language(name: str) -> tuple[Callable, Callable, frozenset]:
     if name.partition(":")[0] == "wgpu":
         from ..shaders import lower, variants
 
-        return lower.wgsl, variants.PLANS.__contains__, frozenset(lower.STORED_AS)
+        return lower.wgsl, variants.has, frozenset(lower.STORED_AS)
     from ..devices import get
 
     backend = get(name).backend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Tensor, no_grad
+from ..autograd.tape import mode
 from ..creation import tensor
 from ..devices import Device, get
 from ..dtypes import Dtype, as_dtype
@@ -68,6 +68,8 @@ class Module:
     training = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if mode.tracer is not None:  # a plan holds for the mode that it was traced in
+            mode.tracer.modules.setdefault(id(self), (self, self.training))
         y = self.forward(*args, **kwargs)
         if watching and watch.seen is not None:
             watch.seen(self, y)
@@ -314,10 +316,6 @@ class Module:
         made.__dict__.update(self.__dict__)
         made.__dict__["_names"] = dict(self._roles())
         return made
-
-    def clone(self) -> Module:
-        """A copy with parameters and buffers of its own."""
-        return copy.deepcopy(self)
 
 
 watching: list[Any] = []  # not empty while some thread runs a summary

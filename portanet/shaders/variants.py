@@ -18,6 +18,7 @@ from ..program import Program
 from ..scalars import Expression
 from .lower import (
     COMPUTED_AS,
+    HERE,
     PREFIX,
     cast,
     elementwise,
@@ -64,12 +65,20 @@ def plan(
     """
     if len(kinds(program)) - 1 > buffers and len(program.outputs) > 1:
         return _one_output_each(program, tuple(words))
-    return PLANS[program.kernel](program, tuple(words), on_cpu)
+    return PLANS.get(program.kernel, _simple)(program, tuple(words), on_cpu)
 
 
 def texts(program: Program) -> list[str]:
     """Every text that a launch of the program may use."""
+    if program.kernel not in TEXTS:
+        return [_simple_text(program)]
     return TEXTS[program.kernel](program)
+
+
+@functools.cache
+def has(kernel: str) -> bool:
+    """Whether a kernel of this stem exists: its file does."""
+    return kernel != "scalar" and (HERE / f"{kernel}.wgsl").is_file()
 
 
 def _groups(n: int, size: int) -> int:
@@ -81,6 +90,25 @@ def _one(program, text, entry, words, groups, work) -> Plan:
     operands = tuple(range(len(program.outputs) + len(program.inputs)))
     step = Step(text, entry, kinds(program), operands, words, groups, work)
     return Plan((step,))
+
+
+# ------------------------------------------- a kernel without a plan of its own
+
+
+@functools.lru_cache(1024)
+def _simple_text(program: Program) -> str:
+    text = kernel_text(program.kernel)
+    return with_scalars(header(program, REDUCE_WORDS) + "\n" + text)
+
+
+def _simple(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    """As many threads as the first word says, in groups of 256."""
+    n = words[0]
+    if n == 0:
+        return Plan(())
+    # What a thread does is not known: a thousand operations are a guess on the safe side.
+    text = _simple_text(program)
+    return _one(program, text, program.kernel, _padded(words), _groups(n, 256), 1000.0 * n)
 
 
 # ---------------------------------------------------------------- elementwise
@@ -260,8 +288,8 @@ def _reduce_texts(program: Program) -> list[str]:
 
 
 def _padded(words: tuple) -> tuple:
-    """The words of a reduction, in the room that its text has for them."""
-    assert len(words) <= REDUCE_WORDS, "a reduction of more than 28 dimensions"
+    """The words of a launch, in the room that its text has for them."""
+    assert len(words) <= REDUCE_WORDS, "more than 28 dimensions"
     return words + (0,) * (REDUCE_WORDS - len(words))
 
 

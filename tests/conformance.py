@@ -1,12 +1,20 @@
 """What the conformance suite shares: cells, inputs in every dtype and layout, bounds."""
 
+import importlib
+import pkgutil
+
 import numpy as np
 
+import portanet.ops
 from portanet.arrays import Array, from_numpy
 from portanet.devices import get
 from portanet.dtypes import as_dtype
 from portanet.op import OPS, Spec
 from tests.conftest import PRESENT
+
+# Every operator is tested, also those that only nn and optim load.
+for _module in pkgutil.iter_modules(portanet.ops.__path__):
+    importlib.import_module(f"portanet.ops.{_module.name}")
 
 LAYOUTS = ("contiguous", "transposed", "sliced", "reversed")
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}

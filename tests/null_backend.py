@@ -21,7 +21,7 @@ class Buffer:
 
 
 class NullBackend:
-    """See portanet.program.Backend. `kernels` and `dtypes` say what it claims to have."""
+    """See portanet.program.Backend; `kernels` and `dtypes` are what it claims."""
 
     name = "null"
 

@@ -26,7 +26,7 @@ def leaf(values, device="cpu", dtype=None):
     return pn.tensor(values, dtype, device, requires_grad=True)
 
 
-# backward ----------------------------------------------------------------------------------
+# backward -----------------------------------------------------------------------------
 
 
 def test_gradients_accumulate_until_they_are_forgotten(device):
@@ -185,7 +185,7 @@ def test_the_gradient_comes_back_from_another_device(device, there):
     assert x.grad.tolist() == [8 + 6, 16 + 12]
 
 
-# no_grad and detach ----------------------------------------------------------------------------
+# no_grad and detach -------------------------------------------------------------------
 
 
 def test_no_grad_records_nothing_and_ends_with_its_block():
@@ -245,7 +245,7 @@ def test_threads_record_each_for_itself(device):
     assert found == {i: [6.0 * i**5, 6.0] for i in range(4)}
 
 
-# Functions of functions --------------------------------------------------------------------------
+# Functions of functions ---------------------------------------------------------------
 
 
 def test_grad_of_a_function(device):
@@ -353,7 +353,7 @@ def test_a_penalty_on_the_gradient(device):
     np.testing.assert_allclose(w.grad.numpy(), want, rtol=1e-4, atol=1e-5)
 
 
-# Functions with a gradient of their own ----------------------------------------------------------
+# Functions with a gradient of their own -----------------------------------------------
 
 
 def test_a_custom_function_uses_its_own_gradient(device):
@@ -409,7 +409,7 @@ def test_a_custom_gradient_of_the_wrong_form_is_an_error():
     assert y.grad is None and x.grad.tolist() == [1, 2]
 
 
-# check_grads -------------------------------------------------------------------------------------
+# check_grads --------------------------------------------------------------------------
 
 
 def test_check_grads_passes_a_right_gradient():
@@ -447,7 +447,7 @@ def test_check_grads_catches_a_wrong_second_gradient():
         check_grads(f, x, order=2)
 
 
-# What is freed -----------------------------------------------------------------------------------
+# What is freed ------------------------------------------------------------------------
 
 
 def test_a_chain_of_a_hundred_thousand_operators_goes_back_without_recursion():
@@ -532,7 +532,8 @@ class Holder:
 def cycle(i):
     holder = Holder()
     holder.me = holder
-    holder.x = pn.tensor(np.full(1 << 20, i, np.float32), device=DEVICE, requires_grad=True)
+    values = np.full(1 << 20, i, np.float32)
+    holder.x = pn.tensor(values, device=DEVICE, requires_grad=True)
     holder.y = holder.x * 2
     assert holder.y[5].item() == 2 * i
 

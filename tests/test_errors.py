@@ -24,33 +24,66 @@ def ones(*shape, device, dtype="float32"):
     return pn.ones(shape, dtype=dtype, device=device)
 
 
-# Shapes, axes, types --------------------------------------------------------------------------
+# Shapes, axes, types ------------------------------------------------------------------
 
 SHAPES = [
-    (lambda x: x + x[:2], r"add: shapes \(3, 4\) and \(2, 4\) do not broadcast: 2 != 3 at axis -2"),
+    (lambda x: x + x[:2], r"add: shapes \(3, 4\) and \(2, 4\) .*: 2 != 3 at axis -2"),
     (lambda x: x @ x, r"matmul: inner sizes differ: \(3, 4\) @ \(3, 4\), 4 != 3"),
     (lambda x: x @ x[0, 0], "matmul: operands need at least 1 axis, got a 0-d tensor"),
-    (lambda x: x.reshape(5, 2), r"reshape: \(3, 4\) has 12 elements, \(5, 2\) needs 10"),
-    (lambda x: x.reshape(-1, 5), r"reshape: \(3, 4\) has 12 elements, not a multiple of 5"),
+    (
+        lambda x: x.reshape(5, 2),
+        r"reshape: \(3, 4\) has 12 elements, \(5, 2\) needs 10",
+    ),
+    (
+        lambda x: x.reshape(-1, 5),
+        r"reshape: \(3, 4\) has 12 elements, not a multiple of 5",
+    ),
     (lambda x: x.reshape(-1, -1), r"reshape: \(-1, -1\) may hold one -1"),
-    (lambda x: pn.broadcast_to(x, (3, 5)), r"broadcast_to: \(3, 4\) does not broadcast to \(3, 5\)"),
-    (lambda x: pn.concat([x, x[:, :2]]), r"concat: tensor 1 is \(3, 2\) and tensor 0 is \(3, 4\)"),
+    (
+        lambda x: pn.broadcast_to(x, (3, 5)),
+        r"broadcast_to: \(3, 4\) does not broadcast to \(3, 5\)",
+    ),
+    (
+        lambda x: pn.concat([x, x[:, :2]]),
+        r"concat: tensor 1 is \(3, 2\) and tensor 0 is \(3, 4\)",
+    ),
     (lambda x: pn.concat([]), "concat: at least one tensor is needed"),
-    (lambda x: pn.stack([x, x.T]), r"stack: tensor 1 is \(4, 3\) and tensor 0 is \(3, 4\)"),
-    (lambda x: pn.split(x, [1, 1]), r"split: sizes \[1, 1\] don't add up to 3 along axis 0"),
+    (
+        lambda x: pn.stack([x, x.T]),
+        r"stack: tensor 1 is \(4, 3\) and tensor 0 is \(3, 4\)",
+    ),
+    (
+        lambda x: pn.split(x, [1, 1]),
+        r"split: sizes \[1, 1\] don't add up to 3 along axis 0",
+    ),
     (lambda x: x.squeeze(0), r"squeeze: axis 0 of shape \(3, 4\) is not of size 1"),
     (lambda x: x[0].T, r"T: 2 axes are needed, got shape \(4,\)"),
     (lambda x: pn.einsum("ij,kj->ik", x), "einsum: .* has 2 operands, 1 given"),
-    (lambda x: pn.einsum("ij,jk", x, x), "einsum: 'j' is both 4 and 3|einsum: 'j' is both 3 and 4"),
-    (lambda x: pn.cross_entropy(x, pn.ones(4, dtype="int32", device=x.device)), "cross_entropy: logits .* need targets"),
-    (lambda x: pn.mse_loss(x, x[0]), r"mse_loss: input \(3, 4\) and target \(4,\) differ in shape"),
-    (lambda x: x.__setitem__(0, ones(5, device=x.device)), r"a value of shape \(5,\) does not broadcast to \(4,\)"),
+    (lambda x: pn.einsum("ij,jk", x, x), "einsum: 'j' is both (4 and 3|3 and 4)"),
+    (
+        lambda x: pn.cross_entropy(x, pn.ones(4, dtype="int32", device=x.device)),
+        "cross_entropy: logits .* need targets",
+    ),
+    (
+        lambda x: pn.mse_loss(x, x[0]),
+        r"mse_loss: input \(3, 4\) and target \(4,\) differ in shape",
+    ),
+    (
+        lambda x: x.__setitem__(0, ones(5, device=x.device)),
+        r"a value of shape \(5,\) does not broadcast to \(4,\)",
+    ),
     (lambda x: pn.zeros((-1, 2)), "sizes can't be negative"),
     (lambda x: pn.pad(x, ((1, 2), (3, 4), (5, 6))), "pad: pad_width"),
     (lambda x: pn.sum(x, axis=(0, 0)), r"sum: axis \(0, 0\) names a dimension twice"),
-    (lambda x: x.permute(0, 0), r"permute_dims: axes \(0, 0\) must name each of the 2 once"),
-    (lambda x: pn.cumulative_sum(x), r"cumulative_sum: name the axis of a tensor of shape \(3, 4\)"),
-]  # fmt: skip
+    (
+        lambda x: x.permute(0, 0),
+        r"permute_dims: axes \(0, 0\) must name each of the 2 once",
+    ),
+    (
+        lambda x: pn.cumulative_sum(x),
+        r"cumulative_sum: name the axis of a tensor of shape \(3, 4\)",
+    ),
+]
 
 
 @pytest.mark.parametrize("i", range(len(SHAPES)))
@@ -64,13 +97,19 @@ def test_wrong_shapes_are_named(device, i):
 AXES = [
     (lambda x: x.sum(axis=2), r"sum: axis 2 is out of range for shape \(3, 4\)"),
     (lambda x: x.max(axis=-3), r"max: axis -3 is out of range for shape \(3, 4\)"),
-    (lambda x: pn.softmax(x, axis=5), r"softmax: axis 5 is out of range for shape \(3, 4\)"),
-    (lambda x: pn.concat([x, x], axis=2), r"concat: axis 2 is out of range for shape \(3, 4\)"),
+    (
+        lambda x: pn.softmax(x, axis=5),
+        r"softmax: axis 5 is out of range for shape \(3, 4\)",
+    ),
+    (
+        lambda x: pn.concat([x, x], axis=2),
+        r"concat: axis 2 is out of range for shape \(3, 4\)",
+    ),
     (lambda x: x.swapaxes(0, 2), r"swapaxes: axis 2 is out of range"),
     (lambda x: pn.flip(x, axis=7), r"flip: axis 7 is out of range for shape \(3, 4\)"),
     (lambda x: pn.take(x, [0], axis=2), r"take: axis 2 is out of range"),
     (lambda x: x.unsqueeze(4), "expand_dims: axis 4 is out of range for 3 dimensions"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("i", range(len(AXES)))
@@ -82,7 +121,10 @@ def test_wrong_axes_are_named(device, i):
 
 TYPES = [
     (lambda x: x & x, "bitwise_and: float32 has no bits"),
-    (lambda x: x + "a", "add: str is not a tensor or a number; make it one with tensor"),
+    (
+        lambda x: x + "a",
+        "add: str is not a tensor or a number; make it one with tensor",
+    ),
     (lambda x: x + None, "add: NoneType is not a tensor or a number"),
     (lambda x: x + [1.0], "add: list is not a tensor or a number"),
     (lambda x: x + 1j, "add: complex is not a tensor or a number"),
@@ -90,7 +132,10 @@ TYPES = [
     (lambda x: x.sum(axis="rows"), "sum: an axis is an integer, not str"),
     (lambda x: pn.take(x, [0.5], axis=0), "take: an index is an integer, not float64"),
     (lambda x: pn.take(x, x, axis=0), "an index is an integer, not float32"),
-    (lambda x: pn.softmax(x.astype("int32")), "softmax: a floating dtype is needed, not int32"),
+    (
+        lambda x: pn.softmax(x.astype("int32")),
+        "softmax: a floating dtype is needed, not int32",
+    ),
     (lambda x: (x > 0) @ (x > 0).T, "matmul: not defined for bool; cast to a number"),
     (lambda x: pn.one_hot(x, 3), "one_hot: classes are integers, not float32"),
     (lambda x: x.astype("int128"), "'int128' is not a portanet dtype; use one of bool"),
@@ -100,7 +145,7 @@ TYPES = [
     (lambda x: pn.tensor([None]), "tensor: list holds no numbers"),
     (lambda x: pn.tensor(1j), "tensor: complex holds no numbers"),
     (lambda x: pn.tensor(np.zeros(2, "complex64")), "tensor: ndarray holds no numbers"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("i", range(len(TYPES)))
@@ -175,7 +220,7 @@ def test_a_reduction_of_nothing_that_has_a_value_gives_it(device):
     assert x.max(axis=0).shape == (0,)
 
 
-# Devices -----------------------------------------------------------------------------------------
+# Devices ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", PRESENT)
@@ -291,11 +336,11 @@ def test_promotion_to_a_dtype_that_a_device_lacks_is_an_error_too(device):
             x + y
 
 
-# Faults in the data ------------------------------------------------------------------------------
+# Faults in the data -------------------------------------------------------------------
 
 
 def fault(device, call, error, message):
-    """On cpu the call raises; on a GPU the next read does, once, and the device goes on."""
+    """On cpu the call raises; on a GPU the next read, once, and the device goes on."""
     if device == "cpu":
         with pytest.raises(error, match=message):
             call()
@@ -381,7 +426,7 @@ def test_of_many_faults_the_first_read_raises_one_and_the_next_none(device):
     assert works(device)
 
 
-# Memory ---------------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------
 
 
 def test_a_terabyte_is_refused_with_the_sizes(device):
@@ -436,7 +481,10 @@ from tests.test_errors import rss
 
 device, steps = sys.argv[1], int(sys.argv[2])
 rng = np.random.default_rng(0)
-data = [(rng.normal(size=(16, 8)).astype(np.float32), rng.integers(0, 4, 16)) for _ in range(7)]
+def batch():
+    return rng.normal(size=(16, 8)).astype(np.float32), rng.integers(0, 4, 16)
+
+data = [batch() for _ in range(7)]
 w1 = pn.tensor(rng.normal(size=(8, 16)) * 0.3, "float32", device, requires_grad=True)
 w2 = pn.tensor(rng.normal(size=(16, 4)) * 0.3, "float32", device, requires_grad=True)
 

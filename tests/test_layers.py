@@ -29,6 +29,7 @@ LAYERS = (
     ("ops",),
     ("compiler",),
     ("autograd",),
+    ("compiled",),
     ("creation",),
     ("random",),
     ("namespace",),
@@ -90,7 +91,7 @@ def layer_of_file(path):
 
 
 def edges():
-    """(file, layer it is in, layer it imports, line) for each import of ours by ours."""
+    """(file, its layer, the layer it imports, line) for each import of ours by ours."""
     for path in modules():
         here = layer_of_file(path)
         for node in statements(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,8 +1,8 @@
-"""Would the suite notice? Seven faults are planted, one at a time, and each must be caught.
+"""Would the suite notice? Seven faults are planted, one by one; each must be caught.
 
-A fault goes into a copy of the package; the part of the suite that guards the place runs
-on the copy in a process of its own, and must fail with the test that is named. The copy
-without a fault must pass all of them.
+A fault goes into a copy of the package; the part of the suite that guards the place
+runs on the copy in a process of its own, and must fail with the test that is named. The
+copy without a fault must pass all of them.
 """
 
 import os
@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Fault:
-    """In `file` of the package `right` becomes `wrong`; then `test` fails, chosen by `-k`."""
+    """In `file` of the package `right` becomes `wrong`; `test` fails (`-k chosen`)."""
 
     name: str
     file: str
@@ -137,7 +137,7 @@ CHOSEN = (*FAULTS, *(ON_WGPU if "wgpu" in PRESENT else ()))
 COMPILED = tuple(f for f in CHOSEN if f.file.endswith(".c"))
 
 
-# The extension, built from a folder of sources for the base level only -----------------------
+# The extension, built from a folder of sources for the base level only ----------------
 
 FLAGS = (
     "-std=gnu11 -O1 -w -fPIC -fwrapv -ffp-contract=off -fno-math-errno -pthread".split()
@@ -193,7 +193,7 @@ def objects(tmp_path_factory):
         return {o.stem: o for o in pool.map(lambda f: compile_file(f, folder), files)}
 
 
-# A copy of the package, and the suite on it ----------------------------------------------------
+# A copy of the package, and the suite on it -------------------------------------------
 
 # An editable install finds the package by a hook of its own, before any path.
 RUN = """

@@ -37,7 +37,7 @@ def modes(place):
     return place.backend.launched[-1].modes
 
 
-# Launches --------------------------------------------------------------------------------
+# Launches -----------------------------------------------------------------------------
 
 
 def test_an_elementwise_operator_is_one_launch(place):
@@ -117,10 +117,10 @@ def test_a_kernel_that_a_backend_lacks_gives_way_to_the_fallback():
     bare = DeviceOf("bare", NullBackend(kernels=KERNELS))
     for op in fused:
         case = op.cases(np.random.default_rng(0))[0]
-        xs = [
-            from_numpy(np.asarray(a), as_dtype("float32" if a.dtype.kind == "f" else a.dtype), bare)
-            for a in map(np.asarray, case.args)
-        ]  # fmt: skip
+        xs = []
+        for a in map(np.asarray, case.args):
+            dtype = as_dtype("float32" if a.dtype.kind == "f" else a.dtype)
+            xs.append(from_numpy(a, dtype, bare))
         launched = launches(
             bare, lambda op=op, xs=xs, case=case: op(*xs, **case.static)
         )
@@ -184,7 +184,7 @@ def test_a_second_training_step_builds_nothing_and_launches_the_same(place):
     assert first.count("matmul") == 5  # two forward, three backward: x needs none
 
 
-# The plan cache ----------------------------------------------------------------------------
+# The plan cache -----------------------------------------------------------------------
 
 
 def test_a_call_made_before_builds_nothing(place):
@@ -247,7 +247,7 @@ def test_forgetting_all_plans_changes_nothing(place, monkeypatch):
         assert len(arrays._plans) <= 4
 
 
-# Memory -------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------
 
 
 def test_a_buffer_is_freed_with_the_last_tensor_that_sees_it(place):
@@ -302,7 +302,7 @@ def test_repr_of_a_large_tensor_reads_only_its_edges(place, monkeypatch):
     assert sum(count) == 25
 
 
-# Devices from outside ----------------------------------------------------------------------
+# Devices from outside -----------------------------------------------------------------
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def same(got, want):
     np.testing.assert_array_equal(got.numpy(), want)
 
 
-# Indexing ----------------------------------------------------------------------------------
+# Indexing -----------------------------------------------------------------------------
 
 
 @SETTINGS
@@ -77,7 +77,7 @@ def test_assignment(device, data, shape):
     same(x, a)
 
 
-# Broadcasting and promotion ----------------------------------------------------------------
+# Broadcasting and promotion -----------------------------------------------------------
 
 
 @SETTINGS
@@ -142,7 +142,7 @@ def test_mixed_dtypes_add_as_in_numpy(device, a, b, shape):
     same(got, x.astype(result.numpy) + y.astype(result.numpy))
 
 
-# Reductions ----------------------------------------------------------------------------------
+# Reductions ---------------------------------------------------------------------------
 
 REDUCTIONS = {
     "sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min, "any": np.any,
@@ -159,7 +159,8 @@ def wanted(name, a, **options):
 @SETTINGS
 @given(
     data=st.data(), shape=SHAPES, name=st.sampled_from(sorted(REDUCTIONS)),
-    keepdims=st.booleans(), turned=st.booleans(), dtype=st.sampled_from(["float32", "int32"]),
+    keepdims=st.booleans(), turned=st.booleans(),
+    dtype=st.sampled_from(["float32", "int32"]),
 )  # fmt: skip
 def test_reductions(device, data, shape, name, keepdims, turned, dtype):
     a = numbers(shape, low=-2, high=3).astype(dtype)
@@ -202,7 +203,8 @@ def test_variance_and_logsumexp(device, data, shape, ddof):
 
 @SETTINGS
 @given(
-    data=st.data(), shape=hnp.array_shapes(max_dims=3, max_side=7), keepdims=st.booleans(),
+    data=st.data(), shape=hnp.array_shapes(max_dims=3, max_side=7),
+    keepdims=st.booleans(),
     name=st.sampled_from(["argmax", "argmin"]),
 )  # fmt: skip
 def test_argmax_is_the_first(device, data, shape, name, keepdims):
@@ -224,7 +226,7 @@ def test_running_sums(device, data, shape):
     )
 
 
-# Shapes --------------------------------------------------------------------------------------
+# Shapes -------------------------------------------------------------------------------
 
 
 def factorised(draw, n):
@@ -287,7 +289,7 @@ def test_moving_elements(device, data, shape):
     same(pn.stack([x, x], axis=axis), np.stack([a] * 2, axis=axis))
 
 
-# Products --------------------------------------------------------------------------------------
+# Products -----------------------------------------------------------------------------
 
 
 @SETTINGS

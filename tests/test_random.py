@@ -27,7 +27,8 @@ def philox4x32(counter, key):
     return c
 
 
-# kat_vectors of Random123 1.14 (D. E. Shaw Research), "philox4x32 10": counter, key, result.
+# kat_vectors of Random123 1.14 (D. E. Shaw Research), "philox4x32 10": counter, key,
+# result.
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000",
      "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -142,7 +143,7 @@ def test_every_instruction_level_and_number_of_threads_draws_the_same_bits():
     assert summary(PORTANET_NUM_THREADS="5") == f"{here}\n"
 
 
-# Distributions -----------------------------------------------------------------------------------
+# Distributions ------------------------------------------------------------------------
 
 N = 200_000
 
@@ -241,7 +242,7 @@ def test_a_permutation_is_one(device):
     assert ((np.bincount(first) - 100) ** 2 / 100).sum() < 3 + 5 * math.sqrt(6)
 
 
-# Seeds and states ----------------------------------------------------------------------------------
+# Seeds and states ---------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_numbers(device):

@@ -32,14 +32,15 @@ DTYPES = [
     if t in get(device).backend.dtypes
 ]
 
-# Indexing ----------------------------------------------------------------------------------
+# Indexing -----------------------------------------------------------------------------
 
 BASIC = [
     np.s_[0], np.s_[-1], np.s_[1, 2], np.s_[1, 2, 3], np.s_[..., 0], np.s_[0, ...],
     np.s_[...], np.s_[:], np.s_[()], np.s_[1:], np.s_[:-1], np.s_[::2], np.s_[::-1],
     np.s_[::-2], np.s_[5:1:-2], np.s_[-100:100], np.s_[3:1], np.s_[10:], np.s_[:, 1:3],
-    np.s_[:, ::-1, ::3], np.s_[None], np.s_[:, None], np.s_[..., None], np.s_[None, 1, None],
-    np.s_[1, ..., ::-1], np.s_[:, 2, None, ::2], np.s_[-2:, -3:-1, -1], np.s_[2:0:-1, 0, 1:1],
+    np.s_[:, ::-1, ::3], np.s_[None], np.s_[:, None], np.s_[..., None],
+    np.s_[None, 1, None], np.s_[1, ..., ::-1], np.s_[:, 2, None, ::2],
+    np.s_[-2:, -3:-1, -1], np.s_[2:0:-1, 0, 1:1],
     np.s_[None, ..., None], np.s_[1, None, ..., 2],
 ]  # fmt: skip
 
@@ -58,15 +59,18 @@ def test_basic_indexing_is_numpys(device, key):
 
 I2 = np.array([[0, -1, 2], [3, 1, -4]])
 ADVANCED = [
-    np.s_[np.array([0, 2, -1])], np.s_[I2], np.s_[[1, 1, 0]], np.s_[:, np.array([4, -5])],
+    np.s_[np.array([0, 2, -1])], np.s_[I2], np.s_[[1, 1, 0]],
+    np.s_[:, np.array([4, -5])],
     np.s_[..., np.array([0, 5])], np.s_[np.array([0, 1]), np.array([2, -3])],
     np.s_[np.array([0, 1]), :, np.array([2, -3])], np.s_[1, np.array([0, 2])],
-    np.s_[np.array([0, 2]), 1], np.s_[np.array([0, 2]), :, 1], np.s_[:, 1, np.array([0, 2])],
+    np.s_[np.array([0, 2]), 1], np.s_[np.array([0, 2]), :, 1],
+    np.s_[:, 1, np.array([0, 2])],
     np.s_[I2, 1:3], np.s_[1:3, I2], np.s_[I2[:, :1], np.array([1, 2, 3])],
     np.s_[::-1, np.array([0, 2])], np.s_[None, np.array([0, 2])],
     np.s_[np.array([0, 2]), None], np.s_[np.array([], dtype=int)],
     np.s_[np.array([0, 1]), np.array([1, 2]), np.array([-1, -2])],
-    np.s_[1:, np.array([0, 2]), ::2], np.s_[np.array([[0], [1]]), ..., np.array([1, 2])],
+    np.s_[1:, np.array([0, 2]), ::2],
+    np.s_[np.array([[0], [1]]), ..., np.array([1, 2])],
 ]  # fmt: skip
 
 
@@ -117,7 +121,8 @@ def test_a_view_of_a_view_is_numpys(device):
 
 
 ASSIGNED = [
-    (np.s_[0], 7), (np.s_[1, 2], 7), (np.s_[::2], 7), (np.s_[::-1, 1], 7), (np.s_[...], 7),
+    (np.s_[0], 7), (np.s_[1, 2], 7), (np.s_[::2], 7), (np.s_[::-1, 1], 7),
+    (np.s_[...], 7),
     (np.s_[1:3], counting(2, 5, 6)), (np.s_[:, ::-1], counting(4, 5, 6)),
     (np.s_[:, 1], counting(4, 6)), (np.s_[..., 2], counting(5)), (np.s_[3:1], 7),
     (np.s_[:, None, 1], counting(4, 1, 6)), (np.s_[2], counting(6)),
@@ -203,7 +208,7 @@ def test_iteration_and_length(device):
         len(x[0, 0])
 
 
-# Out and in --------------------------------------------------------------------------------
+# Out and in ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device, dtype", DTYPES)
@@ -339,7 +344,7 @@ def test_device_and_dtype_pickle_as_themselves():
     assert pickle.loads(pickle.dumps(get("cpu"))) is get("cpu")
 
 
-# Printing ------------------------------------------------------------------------------------
+# Printing -----------------------------------------------------------------------------
 
 
 def where(device):
@@ -384,7 +389,7 @@ def test_repr_reads_back_only_the_edges(device, monkeypatch):
     assert 0 < sum(nbytes) <= 4 * 64
 
 
-# Truth and comparison ---------------------------------------------------------------------------
+# Truth and comparison -----------------------------------------------------------------
 
 
 def test_truth_of_several_elements_is_an_error(device):
@@ -434,10 +439,10 @@ def test_numpy_leaves_the_operators_to_tensors(device):
         x * np.ones(2)
 
 
-# Types -----------------------------------------------------------------------------------------
+# Types --------------------------------------------------------------------------------
 
-# The lattice of the array API standard (2024.12, Type Promotion Rules), as far as our dtypes
-# are in it; and what PyTorch does where the standard says nothing: integer with float.
+# The lattice of the array API standard (2024.12, Type Promotion Rules), as far as our
+# dtypes are in it; where it says nothing, as for an integer with a float, PyTorch's.
 PROMOTION = """
 uint8  uint8  uint8
 uint8  uint32 uint32
@@ -519,7 +524,8 @@ def test_names_of_dtypes_compare():
     assert (
         pn.float32 == "float32" and pn.float32 == np.float32 and pn.float32 != pn.int32
     )
-    assert pn.float32 == float and pn.int32 == int and pn.bool == bool
+    python = {pn.float32: float, pn.int32: int, pn.bool: bool}
+    assert all(ours == theirs for ours, theirs in python.items())
     assert pn.float32 != None and pn.float32 != "nothing"  # noqa: E711
     with pytest.raises(
         TypeError, match="is not a portanet dtype; use one of bool, uint8"
@@ -538,7 +544,7 @@ def test_names_of_dtypes_compare():
     assert pn.finfo(pn.float16).eps == 2.0**-10 and pn.iinfo("uint8").max == 255
 
 
-# A tensor is a value ------------------------------------------------------------------------------
+# A tensor is a value ------------------------------------------------------------------
 
 
 def test_views_never_see_a_later_write(device):
@@ -619,7 +625,7 @@ def test_in_place_keeps_the_dtype_and_the_shape(device):
         x += pn.ones((2, 2), device=device)
 
 
-# In place and gradients ------------------------------------------------------------------------
+# In place and gradients ---------------------------------------------------------------
 
 
 def test_a_leaf_that_requires_a_gradient_changes_only_inside_no_grad(device):
@@ -671,7 +677,7 @@ def test_assignment_by_indices_has_a_gradient_where_the_last_wins(device):
     assert v.grad.tolist() == [0, 100, 1]
 
 
-# The namespace -----------------------------------------------------------------------------------
+# The namespace ------------------------------------------------------------------------
 
 
 def test_the_namespace_is_portanet():

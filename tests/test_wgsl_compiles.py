@@ -1,7 +1,8 @@
 """Every WGSL text that an operator may become, through both compilers: naga and Tint.
 
-The programs are those of the conformance suite: each operator's cases, in each dtype that
-WebGPU may have and each layout, and their gradients, written down by the null backend.
+The programs are those of the conformance suite: each operator's cases, in each dtype
+that WebGPU may have and each layout, and their gradients, written down by the null
+backend.
 """
 
 import importlib
@@ -57,8 +58,8 @@ def run_backward(op, values, static):
 
 
 def texts_of(program, words):
-    """(text, storage buffers it binds) of a program and of one launch of it, at WebGPU's
-    default limits and where any number of buffers may be bound."""
+    """(text, storage buffers it binds) of a program and of one launch of it, at the
+    default limits of WebGPU and where any number of buffers may be bound."""
     steps = []
     for buffers in (DEFAULT_BUFFERS, 1 << 20):
         steps += variants.plan(program, words, buffers).steps
@@ -69,7 +70,7 @@ def texts_of(program, words):
 
 @pytest.fixture(scope="module")
 def place():
-    """A device that claims to have what WebGPU may have, after all operators ran on it."""
+    """A device that claims what WebGPU may have, after all operators ran on it."""
     backend = NullBackend(kernels=tuple(variants.PLANS), dtypes=DTYPES)
     made = Device("null", backend)
     backend.silent = run_operators(made)
@@ -150,11 +151,11 @@ def test_naga_accepts_every_text(texts):
         host.device.create_shader_module(code="fn broken( {")
 
 
-# Barriers ----------------------------------------------------------------------------------
-# Compilers accept a missing barrier, and a driver may run a group in lockstep and hide it.
-# So the texts are read: in each entry point, with its loops walked twice, between a write
-# of workgroup memory and a read of another thread's element there is a barrier, and between
-# such a read and a later write too.
+# Barriers -----------------------------------------------------------------------------
+# Compilers accept a missing barrier, and a driver may run a group in lockstep and hide
+# it. So the texts are read: in each entry point, with its loops walked twice, between a
+# write of workgroup memory and a read of another thread's element there is a barrier,
+# and between such a read and a later write too.
 
 
 def tokens(body, alone=False):

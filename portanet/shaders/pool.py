@@ -66,6 +66,9 @@ class Pool:
         )
         self.largest -= self.largest % 4
         self.free: dict[int, list[Block]] = {}
+        # Every block that was not dropped. Without this, a block whose handle dies in a
+        # cycle dies with it, and the collector finalises its buffer before it is free.
+        self.blocks: set[Block] = set()
         self.classes: dict[int, int] = {}  # request -> size class
         self.batch = 0
         self.live = self.reserved = self.peak = self.live_after_collect = 0
@@ -130,7 +133,9 @@ class Pool:
         except OutOfMemoryError:
             buffer = self._try_again(size, nbytes)
         self.reserved += size
-        return Block(buffer, size)
+        made = Block(buffer, size)
+        self.blocks.add(made)
+        return made
 
     def _try_again(self, size: int, nbytes: int) -> Any:
         gc.collect()
@@ -152,6 +157,6 @@ class Pool:
         for size in sorted(self.free, reverse=True):
             blocks = self.free[size]
             while blocks and excess > 0:
-                blocks.pop(0)
+                self.blocks.discard(blocks.pop(0))
                 self.reserved -= size
                 excess -= size

@@ -10,7 +10,7 @@ import numpy as np
 from . import arrays, devices
 from .autograd import Tensor
 from .autograd.tape import mode
-from .dtypes import Dtype, as_dtype, float32, from_numpy, int32
+from .dtypes import Dtype, as_dtype, float32, from_numpy, int32, int64
 from .ops import elementwise as e
 from .ops.create import positions
 from .ops.shape import as_shape, broadcast_to, reshape
@@ -22,6 +22,8 @@ def _place(device: Any) -> devices.Device:
 
 def _inferred(values: np.ndarray, data: Any) -> Dtype:
     """Python numbers take the defaults, NumPy arrays keep their dtype."""
+    if values.dtype == object and all(isinstance(v, int) for v in values.flat):
+        raise OverflowError("tensor: there are integers that do not fit int64")
     if values.dtype == object or values.dtype.kind not in "biufV":
         raise TypeError(f"tensor: {type(data).__name__} holds no numbers")
     if isinstance(data, np.ndarray | np.generic):
@@ -121,9 +123,14 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 
 def _number(value: Any, dtype: Dtype, device: devices.Device) -> Tensor:
     arrays.check_dtype(dtype, device, "full")
-    if mode.tracer is not None:
-        return Tensor(mode.tracer.number(value, dtype, device))
-    return Tensor(arrays.constant(value, dtype, device))
+    try:
+        if mode.tracer is not None:
+            return Tensor(mode.tracer.number(value, dtype, device))
+        return Tensor(arrays.constant(value, dtype, device))
+    except OverflowError:
+        raise OverflowError(f"full: {value} does not fit {dtype.name}") from None
+    except ValueError:  # of int(nan)
+        raise ValueError(f"full: {value} has no {dtype.name} value") from None
 
 
 def full(
@@ -202,8 +209,13 @@ def arange(
     if step == 0:
         raise ValueError("arange: step can't be 0")
     whole = all(isinstance(v, int) for v in (start, stop, step))
-    chosen = as_dtype((int32 if whole else float32) if dtype is None else dtype)
     count = max(0, math.ceil((stop - start) / step))
+    if dtype is None:
+        fits = -(2**31) <= min(start, stop) <= max(start, stop) <= 2**31
+        dtype = float32 if not whole else int32 if fits else int64
+    chosen = as_dtype(dtype)
+    if chosen.kind == "bool":
+        raise TypeError("arange: bools have no order; make integers and cast them")
     return _ramp(start, step, count, chosen, _place(device))
 
 

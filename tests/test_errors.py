@@ -189,14 +189,19 @@ def test_numbers_that_do_not_fit_a_dtype_are_refused(data, dtype, error, message
 
 
 def test_full_refuses_what_does_not_fit(device):
-    for value, dtype in ((2**40, "int32"), (-1, "uint32")):
-        with pytest.raises(OverflowError):
+    for value, dtype in ((2**40, "int32"), (-1, "uint32"), (float("inf"), "int32")):
+        with pytest.raises(OverflowError, match=f"full: {value} does not fit {dtype}"):
             pn.full((2,), value, dtype=dtype, device=device)
+    with pytest.raises(ValueError, match="full: nan has no int32 value"):
+        pn.full((2,), float("nan"), dtype="int32", device=device)
+    with pytest.raises(TypeError, match="arange: bools have no order"):
+        pn.arange(3, dtype="bool", device=device)
 
 
 def test_numbers_past_64_bits_are_refused():
-    with pytest.raises((OverflowError, TypeError)):
-        pn.tensor(2**70)
+    for data in (2**70, [1, 2**70], np.array([2**70])):
+        with pytest.raises(OverflowError, match="do not fit int64"):
+            pn.tensor(data)
     with pytest.raises(OverflowError, match="does not fit int32"):
         pn.ones(2, dtype="int32") + 2**70
 

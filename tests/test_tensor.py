@@ -615,6 +615,22 @@ def test_in_place_operators_of_integers(device):
         assert names["x"].tolist() == expected
 
 
+def test_a_ramp_past_32_bits_is_int64():
+    x = pn.arange(2**31 - 2, 2**31 + 2)
+    assert x.dtype == pn.int64 and x.tolist() == list(range(2**31 - 2, 2**31 + 2))
+    assert pn.arange(2**31 - 2, 2**31).tolist() == [2**31 - 2, 2**31 - 1]
+    assert pn.arange(2**31 - 2, 2**31).dtype == pn.int32
+
+
+def test_an_integer_that_takes_a_float_in_place_requires_no_gradient(device):
+    x, w = pn.tensor([1, 2], device=device), pn.tensor([1.5, 2.0], device=device)
+    w.requires_grad = True
+    x *= w
+    assert x.tolist() == [1, 4] and not x.requires_grad
+    x[0] = w[1]
+    assert x.tolist() == [2, 4] and not x.requires_grad
+
+
 def test_in_place_keeps_the_dtype_and_the_shape(device):
     x = pn.tensor([1, 2], device=device)
     x *= 2.5

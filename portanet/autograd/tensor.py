@@ -249,7 +249,7 @@ class Tensor:
             )
         self._write(e.astype(made, self.dtype)._read())
         if mode.enabled:
-            self.node = made.node
+            self.node = made.node if self.dtype.is_float else None
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:

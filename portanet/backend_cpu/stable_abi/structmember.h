@@ -1,0 +1,2 @@
+// The members of types are in Python.h here.
+#include "Python.h"

@@ -141,14 +141,20 @@ class Array:
 
     def to(self, device: Device) -> Array:
         """The same values on another device."""
-        return self if device is self.device else from_numpy(self.numpy(), self.dtype, device)
+        return (
+            self
+            if device is self.device
+            else from_numpy(self.numpy(), self.dtype, device)
+        )
 
 
 def from_numpy(values: np.ndarray, dtype: Dtype, device: Device) -> Array:
     """A copy of the values on a device, as dtype."""
     check_dtype(dtype, device, "tensor")
     values = np.ascontiguousarray(values, dtype.numpy).reshape(values.shape)
-    return Array(device.backend.upload(values, dtype), layout(values.shape, dtype, device))
+    return Array(
+        device.backend.upload(values, dtype), layout(values.shape, dtype, device)
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -177,7 +183,9 @@ def check_dtype(dtype: Dtype, device: Device, name: str) -> None:
     has = device.backend.dtypes
     if dtype in has:
         return
-    alike = [t for t in has if t.kind == dtype.kind or t.is_integer and dtype.is_integer]
+    alike = [
+        t for t in has if t.kind == dtype.kind or t.is_integer and dtype.is_integer
+    ]
     use = max(alike, key=lambda t: (t.itemsize, t.kind == dtype.kind)).name
     raise TypeError(f"{name}: {device} has no {dtype.name}; use {use}, or device='cpu'")
 
@@ -205,7 +213,8 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
             )
     result = op.rule(*(Spec(a.shape, a.dtype) for a in args), **static)
     if op.formula is None and _uses_fallback(op, device):
-        plan = _plans[key] = lambda args: op.fallback(*args, **static)
+        fallback: Any = op.fallback
+        plan = _plans[key] = lambda args: fallback(*args, **static)
         return plan
     if op.kernel is not None and not device.backend.has(op.kernel):
         raise DeviceError(
@@ -267,8 +276,8 @@ class Emitter:
     ) -> None:
         """One launch of a kernel that is a file; nothing where there is nothing to write."""
         if outputs[0].layout.size:
-            types = [tuple(h.layout.dtype for h in hs) for hs in (outputs, inputs)]
-            program = Program(kernel, *types, options, label=self.label)
+            made, read = (tuple(h.layout.dtype for h in hs) for hs in (outputs, inputs))
+            program = Program(kernel, made, read, options, label=self.label)
             self.launch(program, words, outputs, inputs)
 
     def formula(self, op: Op, inputs, specs: Sequence[Spec], static) -> list[Handle]:
@@ -276,7 +285,11 @@ class Emitter:
         dtypes = tuple(h.layout.dtype for h in inputs)
         casts = op.casts(*dtypes, **static) if op.casts else [t.compute for t in dtypes]
         expression = _traced(
-            op, dtypes, tuple(casts), tuple(s.dtype for s in specs), tuple(static.items())
+            op,
+            dtypes,
+            tuple(casts),
+            tuple(s.dtype for s in specs),
+            tuple(static.items()),
         )
         outputs = [self.empty(s.shape, s.dtype) for s in specs]
         self.elementwise(expression, outputs, inputs)

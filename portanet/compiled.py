@@ -90,7 +90,9 @@ class Trace:
         moved_args, moved_kwargs = unflatten(structure, iter(inputs))
         before = mode.tracer
         if before is not None:
-            raise TraceError("compile: a compiled function was called while another traces")
+            raise TraceError(
+                "compile: a compiled function was called while another traces"
+            )
         mode.tracer = tracer
         try:
             result = function(*moved_args, **moved_kwargs)
@@ -114,7 +116,9 @@ class Trace:
         ends = [*ends, *(v for _, v, _ in finals if type(v) is Lazy)]
         # Gradients: what each leaf had before (for the guard), and has afterwards.
         self.grads = [(leaf, start is None) for leaf, start, _ in grads]
-        self.cleared = [leaf for leaf, start, end in grads if end is None and start is not None]
+        self.cleared = [
+            leaf for leaf, start, end in grads if end is None and start is not None
+        ]
         self.graded = []
         for leaf, _, end in grads:
             if end is not None and type(end.value) is Lazy:
@@ -122,9 +126,7 @@ class Trace:
                 ends.append(end.value)
         self._settle(tracer)
         self.modules = list(tracer.modules.values())
-        self.handles = [
-            (t, t.node is not None) for t, _ in tracer.states.values()
-        ]
+        self.handles = [(t, t.node is not None) for t, _ in tracer.states.values()]
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
         optimise(graph)
@@ -185,7 +187,11 @@ class Trace:
 def _check_history(results: list[Tensor]) -> None:
     for i, t in enumerate(results):
         node = t.node
-        if node is not None and node.op is not None and getattr(node, "xs", 1) is not None:
+        if (
+            node is not None
+            and node.op is not None
+            and getattr(node, "xs", 1) is not None
+        ):
             raise TraceError(
                 f"compile: result {i} still has a history that a gradient could go back "
                 "through; call backward() inside the compiled function, or return "
@@ -254,7 +260,7 @@ class Compiled:
     def _describe(self, rows_of: Callable) -> str:
         if not self.traces:
             raise RuntimeError(
-                f"explain: {self.__name__} has no plan yet; call it once first"
+                f"explain: {self.function} has no plan yet; call it once first"
             )
         parts = []
         traces = [t for found in self.traces.values() for t in found]

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, devices
+from . import arrays
 from .autograd import Tensor
 from .autograd.tape import mode
+from .devices import Device, default_device, get
 from .dtypes import Dtype, as_dtype, float32, from_numpy, int32, int64
 from .ops import elementwise as e
 from .ops.create import positions
 from .ops.shape import as_shape, broadcast_to, reshape
 
 
-def _place(device: Any) -> devices.Device:
-    return devices.default_device() if device is None else devices.get(device)
+def _place(device: Any) -> Device:
+    return default_device() if device is None else get(device)
 
 
 def _inferred(values: np.ndarray, data: Any) -> Dtype:
@@ -36,7 +37,11 @@ def _inferred(values: np.ndarray, data: Any) -> Dtype:
     if values.dtype.kind == "f":
         return float32
     kept = {"b": as_dtype("bool"), "i": int32, "u": int32}[values.dtype.kind]
-    if kept is int32 and values.size and not (-(2**31) <= values.min() <= values.max() < 2**31):
+    if (
+        kept is int32
+        and values.size
+        and not (-(2**31) <= values.min() <= values.max() < 2**31)
+    ):
         return as_dtype("int64")
     return kept
 
@@ -58,7 +63,7 @@ def tensor(
         if dtype is not None:
             made = e.astype(made, dtype)
         if device is not None:
-            made = made.to(devices.get(device))
+            made = made.to(get(device))
         return Tensor(made.value).requires_grad_(requires_grad)
     values = _as_numpy(data)
     chosen = _inferred(values, data) if dtype is None else as_dtype(dtype)
@@ -109,10 +114,12 @@ def asarray(
     """obj as a tensor; itself where it is one already and fits (tensors are values)."""
     if isinstance(obj, Tensor) and not copy:
         same_type = dtype is None or obj.dtype == as_dtype(dtype)
-        if same_type and (device is None or obj.device == devices.get(device)):
+        if same_type and (device is None or obj.device == get(device)):
             return obj
     if copy is False and not isinstance(obj, Tensor):
-        raise ValueError("asarray: the data must be copied to a tensor; copy=False can't be")
+        raise ValueError(
+            "asarray: the data must be copied to a tensor; copy=False can't be"
+        )
     return tensor(obj, dtype, device)
 
 
@@ -121,7 +128,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     return tensor(np.from_dlpack(x), device=device)
 
 
-def _number(value: Any, dtype: Dtype, device: devices.Device) -> Tensor:
+def _number(value: Any, dtype: Dtype, device: Device) -> Tensor:
     arrays.check_dtype(dtype, device, "full")
     try:
         if mode.tracer is not None:
@@ -156,12 +163,16 @@ def full(
     return Tensor(broadcast_to(one, sizes).value).requires_grad_(requires_grad)
 
 
-def zeros(shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False) -> Tensor:
+def zeros(
+    shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False
+) -> Tensor:
     """A tensor of zeros."""
     return full(shape, 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def ones(shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False) -> Tensor:
+def ones(
+    shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False
+) -> Tensor:
     """A tensor of ones."""
     return full(shape, 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
@@ -171,7 +182,9 @@ def empty(shape: Any, *, dtype: Any = float32, device: Any = None) -> Tensor:
     return zeros(shape, dtype=dtype, device=device)
 
 
-def full_like(x: Tensor, /, fill_value: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+def full_like(
+    x: Tensor, /, fill_value: Any, *, dtype: Any = None, device: Any = None
+) -> Tensor:
     """One number in the shape, dtype and place of x."""
     return full(
         x.shape,
@@ -197,7 +210,13 @@ def empty_like(x: Tensor, /, *, dtype: Any = None, device: Any = None) -> Tensor
 
 
 def arange(
-    start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None
+    start: Any,
+    /,
+    stop: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
 ) -> Tensor:
     """start, start + step, ... below stop; from 0 where only one number is given.
 
@@ -219,7 +238,7 @@ def arange(
     return _ramp(start, step, count, chosen, _place(device))
 
 
-def _ramp(start: Any, step: Any, n: int, dtype: Dtype, device: devices.Device) -> Tensor:
+def _ramp(start: Any, step: Any, n: int, dtype: Dtype, device: Device) -> Tensor:
     """start + i * step for i < n: the product and the sum in one launch."""
     zero = _number(0, dtype, device)
     at = positions(zero, n, dtype)
@@ -229,7 +248,13 @@ def _ramp(start: Any, step: Any, n: int, dtype: Dtype, device: devices.Device) -
 
 
 def linspace(
-    start: float, stop: float, /, num: int, *, dtype: Any = None, device: Any = None,
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    *,
+    dtype: Any = None,
+    device: Any = None,
     endpoint: bool = True,
 ) -> Tensor:
     """num numbers at equal distances from start to stop (without stop: endpoint=False).
@@ -245,7 +270,12 @@ def linspace(
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = float32,
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: Any = float32,
     device: Any = None,
 ) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere.

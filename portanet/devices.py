@@ -75,7 +75,9 @@ def get(name: str | Device) -> Device:
         if key not in _open:
             kind, _, index = key.partition(":")
             if index and not index.isdecimal():
-                raise DeviceError(f"device: {name!r}: {index!r} is not an adapter number")
+                raise DeviceError(
+                    f"device: {name!r}: {index!r} is not an adapter number"
+                )
             _open[key] = Device(key, _backend_class(kind)(int(index or 0)))
         return _open[key]
 

@@ -150,7 +150,8 @@ def promote(a: Dtype, b: Dtype) -> Dtype:
         if {a, b} == {float16, bfloat16}:
             return float32
         return max(a, b, key=lambda t: t.code)
-    return _INTEGER[tuple(sorted((a.name, b.name)))]
+    low, high = sorted((a.name, b.name))
+    return _INTEGER[low, high]
 
 
 def scalar_dtype(value: Any, other: Dtype) -> Dtype:

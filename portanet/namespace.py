@@ -60,7 +60,9 @@ def isdtype(dtype: Any, kind: Any, /) -> bool:
         return _KINDS[kind](as_dtype(dtype))
     if isinstance(kind, Dtype):
         return as_dtype(dtype) is kind
-    raise ValueError(f"isdtype: {kind!r} is no kind; use a dtype or one of {list(_KINDS)}")
+    raise ValueError(
+        f"isdtype: {kind!r} is no kind; use a dtype or one of {list(_KINDS)}"
+    )
 
 
 def result_type(*values: Any) -> Dtype:

@@ -106,9 +106,7 @@ class Op:
         dtype = values[0].dtype
         for v in values[1:]:
             dtype = promote(dtype, v.dtype)
-        lifted = [
-            a if hasattr(a, "level") else self._lift(top, a, dtype) for a in args
-        ]
+        lifted = [a if hasattr(a, "level") else self._lift(top, a, dtype) for a in args]
         return top._apply(self, lifted, static)
 
     def _lift(self, top: Any, value: Any, dtype: Dtype) -> Any:

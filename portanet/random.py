@@ -31,7 +31,9 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None):
-        self.manual_seed(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
+        self.manual_seed(
+            int.from_bytes(os.urandom(8), "little") if seed is None else seed
+        )
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from a seed: its lowest 64 bits are the key, the counter is 0."""
@@ -104,7 +106,10 @@ def _float(name: str, dtype: Any):
 
 
 def rand(
-    *shape: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None,
+    *shape: Any,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [0, 1): multiples of 2 ** -24 (float64: of 2 ** -53)."""
@@ -116,8 +121,14 @@ def rand(
 
 
 def uniform(
-    low: float = 0.0, high: float = 1.0, shape: Any = (), *, dtype: Any = None,
-    device: Any = None, generator: Generator | None = None, requires_grad: bool = False,
+    low: float = 0.0,
+    high: float = 1.0,
+    shape: Any = (),
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [low, high)."""
     chosen = _float("uniform", dtype)
@@ -130,7 +141,10 @@ def uniform(
 
 
 def randn(
-    *shape: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None,
+    *shape: Any,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and variance 1, within 4 ulp of the exact value of its bits."""
@@ -142,8 +156,14 @@ def randn(
 
 
 def normal(
-    mean: float = 0.0, std: float = 1.0, shape: Any = (), *, dtype: Any = None,
-    device: Any = None, generator: Generator | None = None, requires_grad: bool = False,
+    mean: float = 0.0,
+    std: float = 1.0,
+    shape: Any = (),
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Normal with this mean and standard deviation. Drawn in float32, also for float64."""
     chosen = _float("normal", dtype)
@@ -157,8 +177,13 @@ def normal(
 
 
 def randint(
-    low: int, high: int | None = None, shape: Any = (), *, dtype: Any = None,
-    device: Any = None, generator: Generator | None = None,
+    low: int,
+    high: int | None = None,
+    shape: Any = (),
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Integers in [low, high), or [0, low) where high is left out; int32 by default.
 
@@ -184,11 +209,15 @@ def bernoulli(p: Any, *, generator: Generator | None = None) -> Tensor:
     return e.astype(e.less(draw, e.astype(p.detach(), float32)), p.dtype)
 
 
-def permutation(n: int, *, device: Any = None, generator: Generator | None = None) -> Tensor:
+def permutation(
+    n: int, *, device: Any = None, generator: Generator | None = None
+) -> Tensor:
     """0, 1, ... n - 1 in random order, int32; sorted by random keys on the host."""
     if n < 0:
         raise ValueError(f"permutation: n can't be negative: {n}")
     (high, low), _ = _draw("permutation", (n,), 2, device, generator)
-    keys = high.numpy().astype(np.uint64) << np.uint64(32) | low.numpy().astype(np.uint64)
+    keys = high.numpy().astype(np.uint64) << np.uint64(32) | low.numpy().astype(
+        np.uint64
+    )
     order = np.argsort(keys, kind="stable").astype(np.int32)
     return Tensor(arrays.from_numpy(order, int32, high.device))

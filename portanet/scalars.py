@@ -199,10 +199,10 @@ class Scalar:
     def __abs__(self):
         return apply("abs", self)
 
-    def __eq__(self, o):
+    def __eq__(self, o):  # pyright: ignore[reportIncompatibleMethodOverride]
         return apply("eq", self, o)
 
-    def __ne__(self, o):
+    def __ne__(self, o):  # pyright: ignore[reportIncompatibleMethodOverride]
         return apply("ne", self, o)
 
     def __lt__(self, o):
@@ -447,7 +447,8 @@ def _d_instruction(i: Instruction, y: Scalar, slopes: dict[int, Scalar]):
         zero = y.const(0)
         return where(xs[0], *(zero if d is None else d for d in ds[1:]))
     if i.name == "cast":
-        return ds[0].astype(i.dtype)
+        (d,) = ds
+        return None if d is None else d.astype(i.dtype)
     return None  # steps: floor, sign, comparisons
 
 
@@ -470,6 +471,3 @@ def derivative(y: Scalar, x: Scalar) -> Scalar:
             slopes[value] = d
     found = slopes.get(y.value)
     return y.const(0) if found is None else found
-
-
-__all__ = [name for name in dir() if not name.startswith("_") and name != "math"]

@@ -17,7 +17,12 @@ for _module in pkgutil.iter_modules(portanet.ops.__path__):
     importlib.import_module(f"portanet.ops.{_module.name}")
 
 LAYOUTS = ("contiguous", "transposed", "sliced", "reversed")
-EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+EPS = {
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+}
 
 
 def listed():
@@ -28,7 +33,9 @@ def listed():
 def cells():
     """(operator, device, dtype) for each dtype that the operator names and the device has."""
     for op in listed():
-        names = dict.fromkeys(d for c in op.cases(np.random.default_rng(0)) for d in c.dtypes)
+        names = dict.fromkeys(
+            d for c in op.cases(np.random.default_rng(0)) for d in c.dtypes
+        )
         for device in PRESENT:
             has = get(device).backend.dtypes
             for name in names:
@@ -107,7 +114,9 @@ def laid_out(a, dtype, device, how):
     if how == "reversed" and a.ndim:
         stored = from_numpy(np.ascontiguousarray(np.flip(a)), dtype, device)
         strides = tuple(-s for s in stored.layout.strides)
-        start = sum((n - 1) * s for n, s in zip(a.shape, stored.layout.strides, strict=True))
+        start = sum(
+            (n - 1) * s for n, s in zip(a.shape, stored.layout.strides, strict=True)
+        )
         return Array(stored.buffer, stored.layout.view(a.shape, strides, max(start, 0)))
     return from_numpy(a, dtype, device)
 
@@ -121,7 +130,9 @@ def check_value(got, want, ulps, where):
     dtype = got.dtype
     value = got.numpy()
     want = np.asarray(want)
-    assert value.shape == want.shape, f"{where}: shape {value.shape}, expected {want.shape}"
+    assert value.shape == want.shape, (
+        f"{where}: shape {value.shape}, expected {want.shape}"
+    )
     if not dtype.is_float:
         want = want.astype(np.float64) if want.dtype == object else want
         expected = want.astype(np.int64).astype(dtype.numpy) if dtype.is_integer else (

@@ -13,7 +13,9 @@ from portanet.devices import Device, report
 
 REPORT = {n: d for n, d in report().items() if n in ("cpu", "wgpu", "cuda")}
 PRESENT = [name for name, found in REPORT.items() if isinstance(found, Device)]
-REQUIRED = [n for n in os.environ.get("PORTANET_REQUIRE_DEVICES", "cpu").split(",") if n]
+REQUIRED = [
+    n for n in os.environ.get("PORTANET_REQUIRE_DEVICES", "cpu").split(",") if n
+]
 
 
 def pytest_report_header(config):
@@ -21,7 +23,9 @@ def pytest_report_header(config):
     for name, found in REPORT.items():
         if isinstance(found, Device):
             info = found.backend.info()
-            lines.append(f"{name}: {info.get('adapter') or info.get('level') or 'present'}")
+            lines.append(
+                f"{name}: {info.get('adapter') or info.get('level') or 'present'}"
+            )
         else:
             lines.append(f"{name}: NOT TESTED: {found}")
     return lines

@@ -54,6 +54,7 @@ def build(copy):
             "-G",
             "Ninja",
             f"-DPython_EXECUTABLE={sys.executable}",
+            "-DPN_LEVELS=base",  # one instruction-set level is enough to add a kernel
         ],
         ["--build", "build"],
         ["--install", "build", "--prefix", "."],

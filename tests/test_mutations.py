@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,24 +158,16 @@ def write_table(sources):
 
 def compile_file(source, folder):
     made = folder / f"{source.stem}.o"
-    include = sysconfig.get_paths()["include"]
-    command = [
-        "cc",
-        *FLAGS,
-        f"-I{source.parent}",
-        f"-I{include}",
-        "-c",
-        source,
-        "-o",
-        made,
-    ]
+    folders = [f"-I{source.parent}", f"-I{source.parent / 'stable_abi'}"]
+    command = ["cc", *FLAGS, *folders, "-c", source, "-o", made]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{source.name}: {done.stderr[:1000]}"
     return made
 
 
 def link(objects, into):
-    command = ["cc", "-shared", "-pthread", *objects, "-o", into, "-lm"]
+    mac = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+    command = ["cc", "-shared", "-pthread", *mac, *objects, "-o", into, "-lm"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:1000]
 
@@ -239,12 +230,22 @@ def run_suite(copy, device, *arguments):
         # A driver's cache may hold the shader without the fault.
         "MESA_SHADER_CACHE_DISABLE": "true",
     }
-    environment.pop("PYTEST_ADDOPTS", None)
+    for name in [n for n in environment if n.startswith("PYTEST_")]:
+        del environment[name]
     if device == "cpu":
         nothing = str(copy / "nothing.json")
         environment |= {"PORTANET_SOFTWARE_DRIVER": "none", "VK_DRIVER_FILES": nothing}
         environment |= {"VK_ICD_FILENAMES": nothing, "PORTANET_CPU_LEVEL": ""}
-    options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options = [
+        "-x",
+        "-q",
+        "-ra",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+    ]
     command = [sys.executable, "-c", RUN, str(copy), *options, *arguments]
     done = subprocess.run(
         command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300

@@ -96,7 +96,8 @@ def test_gradient(op, device):
             result, [xs[i] for i in floating], pn.tensor(v, result.dtype, device)
         )
         parts = [
-            w[i] * g.numpy().astype(np.float64) for i, g in zip(floating, found, strict=True)
+            w[i] * g.numpy().astype(np.float64)
+            for i, g in zip(floating, found, strict=True)
         ]
         got = sum(p.sum() for p in parts)
         size = sum(np.abs(p).sum() for p in parts)
@@ -140,7 +141,12 @@ def test_gradient_of_the_gradient(op, device):
         return
 
 
-BAD = [(op, device, i) for op in OPS.values() for device in PRESENT for i in range(len(op.bad))]
+BAD = [
+    (op, device, i)
+    for op in OPS.values()
+    for device in PRESENT
+    for i in range(len(op.bad))
+]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,22 @@ def test_bad_input_is_refused_with_its_message(op, device, i):
 
 
 SPECIAL = np.array(
-    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, 2.5, -2.5]
+    [
+        np.nan,
+        np.inf,
+        -np.inf,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        2.0,
+        -2.0,
+        3.0,
+        2.5,
+        -2.5,
+    ]
     + [100.0, -100.0, 1e-20, -1e-20, 1e20, -1e20, 3e38, 16777216.0]
 )
 # Where NumPy itself is no model: these are checked in tests of their own.
@@ -207,8 +228,12 @@ def _check_special(op, got, want, args):
             if want[index] == 0 and op.name not in EITHER_ZERO:
                 assert np.signbit(g) == np.signbit(w), at
         else:
-            close = abs(float(g) - want[index]) <= (op.ulps + 0.5) * 2.0**-23 * abs(want[index])
-            size = max([abs(float(a[index])) for a in args if np.isfinite(a[index])] or [0])
+            close = abs(float(g) - want[index]) <= (op.ulps + 0.5) * 2.0**-23 * abs(
+                want[index]
+            )
+            size = max(
+                [abs(float(a[index])) for a in args if np.isfinite(a[index])] or [0]
+            )
             assert close or abs(float(g) - want[index]) <= op.ulps * 2.0**-23 * size, at
 
 
@@ -217,6 +242,8 @@ def test_no_device_and_no_operator_is_lost():
     for device in PRESENT:
         mine = {op.name for op, d, _ in CELLS if d == device}
         lacks = {op.name for op in listed()} - mine
-        assert lacks <= {"uniform64_from_bits"} and (device != "cpu" or not lacks), lacks
+        assert lacks <= {"uniform64_from_bits"} and (device != "cpu" or not lacks), (
+            lacks
+        )
     assert len(listed()) >= 100
     assert len(CELLS) >= 250 * len(PRESENT) // 2

@@ -25,13 +25,17 @@ int main(void) {
     return 0;
 }
 """
-SIZES = "PyObject PyMethodDef PyMemberDef PyGetSetDef PyType_Slot PyType_Spec PyModuleDef"
+SIZES = (
+    "PyObject PyMethodDef PyMemberDef PyGetSetDef PyType_Slot PyType_Spec PyModuleDef"
+)
 
 
 def numbers_used():
     """The constants of the ABI that module.c names."""
     text = (CPU / "module.c").read_text()
-    found = re.findall(r"\b(?:METH|Py_tp|Py_bf|Py_mod)_\w+|\bT_[A-Z]+\b|\bREADONLY\b", text)
+    found = re.findall(
+        r"\b(?:METH|Py_tp|Py_bf|Py_mod)_\w+|\bT_[A-Z]+\b|\bREADONLY\b", text
+    )
     return sorted({*found, "Py_TPFLAGS_DEFAULT", "Py_TPFLAGS_DISALLOW_INSTANTIATION"})
 
 

@@ -36,7 +36,9 @@ def _seed(y: Tensor, gradient: Any, create_graph: bool) -> Any:
     return gradient if create_graph else gradient._read()
 
 
-def run_backward(y: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
+def run_backward(
+    y: Tensor, gradient: Any, retain_graph: bool, create_graph: bool
+) -> None:
     """Add gradients to the leaves that y came from."""
     if y.node is None:
         raise RuntimeError(

@@ -22,7 +22,7 @@ class Node:
     def __init__(self, op, static, xs, y, parents):
         self.op, self.static, self.xs, self.y = op, static, xs, y
         self.parents = parents
-        self.grad = None
+        self.grad: Any = None
 
     def free(self) -> None:
         """Forget the values; walking through here again is an error."""
@@ -139,7 +139,9 @@ def _leading_to(order: Sequence[Any], wanted: set[int] | None) -> set[int] | Non
 
 
 def _beyond(node: Any, useful: set[int] | None) -> bool:
-    return useful is None or any(p is not None and id(p) in useful for p in node.parents)
+    return useful is None or any(
+        p is not None and id(p) in useful for p in node.parents
+    )
 
 
 def _accumulate(grads: dict[int, Any], node: Any, g: Any) -> None:
@@ -149,7 +151,8 @@ def _accumulate(grads: dict[int, Any], node: Any, g: Any) -> None:
 
 def _to_whole(grads: dict[int, Any], part: Part, g: Any) -> None:
     whole = part.parents[0]
-    parts = grads.setdefault(id(whole), [None] * len(whole.y))
+    y: Any = whole.y
+    parts = grads.setdefault(id(whole), [None] * len(y))
     known = parts[part.index]
     parts[part.index] = g if known is None else e.add(known, g)
 
@@ -180,5 +183,5 @@ def _through(grads, node: Node, g: Any, useful: set[int] | None, wrap) -> None:
 
 
 def _rule(op: Op, i: int):
-    rules = op.grad
+    rules: Any = op.grad
     return rules[i] if type(rules) in (list, tuple) else grad_of(op, i)

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays, devices
-from ..arrays import Array
+from .. import arrays
 from ..devices import Device
+from ..devices import get as get_device
 from ..dtypes import Dtype, as_dtype, float32, from_numpy
 from ..op import Op
 from ..ops import elementwise as e
-from ..ops import index, linear, reduce, shape
-from . import tape
+from ..ops import index, shape
+from .methods import Methods
 from .tape import Node, Part, mode
 
 _new = object.__new__
 
 
-class Tensor:
+class Tensor(Methods):
     """An array on a device that records what it goes through.
 
     Make one with `tensor`, `zeros`, `rand` and the like. `requires_grad` asks for gradients
@@ -278,7 +278,7 @@ class Tensor:
             if isinstance(w, Dtype):
                 x = e.astype(x, w)
             elif isinstance(w, Device) or (isinstance(w, str) and not _is_dtype(w)):
-                x = _move(x, devices.get(w))
+                x = _move(x, get_device(w))
             else:
                 x = e.astype(x, as_dtype(w))
         return x
@@ -294,7 +294,9 @@ class Tensor:
     def item(self) -> Any:
         """The one element, as a Python number."""
         if self.size != 1:
-            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements")
+            raise ValueError(
+                f"item: a tensor of shape {self.shape} has {self.size} elements"
+            )
         return self.numpy().reshape(()).item()
 
     def tolist(self) -> Any:
@@ -303,7 +305,9 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("__array__: a tensor gives NumPy a copy; copy=False can't be")
+            raise ValueError(
+                "__array__: a tensor gives NumPy a copy; copy=False can't be"
+            )
         values = self.numpy()
         return values if dtype is None else values.astype(dtype)
 
@@ -315,7 +319,9 @@ class Tensor:
 
     def _host(self, name: str) -> np.ndarray:
         if self.device.type != "cpu":
-            raise BufferError(f"{name}: the tensor is on {self.device}; use .to('cpu') first")
+            raise BufferError(
+                f"{name}: the tensor is on {self.device}; use .to('cpu') first"
+            )
         return self.numpy()
 
     def __bool__(self) -> bool:
@@ -375,7 +381,7 @@ def _is_dtype(name: str) -> bool:
 
 
 def _rebuild(values: np.ndarray, dtype: str, device: str, trained: bool) -> Tensor:
-    made = Tensor(arrays.from_numpy(values, as_dtype(dtype), devices.get(device)))
+    made = Tensor(arrays.from_numpy(values, as_dtype(dtype), get_device(device)))
     return made.requires_grad_(trained)
 
 
@@ -397,123 +403,6 @@ def _move(x: Tensor, device: Device) -> Tensor:
     value = x._read().to(device)
     if x.node is None or not mode.enabled:
         return Tensor(value)
-    return Tensor(value, Node(_Transfer, {"device": device}, [x._read()], value, [x.node]))
-
-
-# Operators ---------------------------------------------------------------------------------
-
-
-def _operator(op: Op):
-    def forward(self, other):
-        return op(self, other)
-
-    def reflected(self, other):
-        return op(other, self)
-
-    def in_place(self, other):
-        return self._become(op(self, other), op.name)
-
-    return forward, reflected, in_place
-
-
-_BINARY = {
-    "add": e.add, "sub": e.subtract, "mul": e.multiply, "truediv": e.divide,
-    "floordiv": e.floor_divide, "mod": e.remainder, "pow": e.pow, "and": e.bitwise_and,
-    "or": e.bitwise_or, "xor": e.bitwise_xor, "lshift": e.bitwise_left_shift,
-    "rshift": e.bitwise_right_shift,
-}  # fmt: skip
-
-for _name, _op in _BINARY.items():
-    _forward, _reflected, _in_place = _operator(_op)
-    setattr(Tensor, f"__{_name}__", _forward)
-    setattr(Tensor, f"__r{_name}__", _reflected)
-    setattr(Tensor, f"__i{_name}__", _in_place)
-
-
-def _integer_power(self, other):
-    """x ** 2 and the like as products, whose gradient is right at 0 and below."""
-    if type(other) is int and other == 2:
-        return e.square(self)
-    return e.pow(self, other)
-
-
-Tensor.__pow__ = _integer_power
-Tensor.__matmul__ = lambda self, other: linear.matmul(self, other)
-Tensor.__rmatmul__ = lambda self, other: linear.matmul(other, self)
-Tensor.__neg__ = lambda self: e.negative(self)
-Tensor.__pos__ = lambda self: self
-Tensor.__abs__ = lambda self: e.abs(self)
-Tensor.__invert__ = lambda self: e.bitwise_invert(self)
-
-_COMPARE = {
-    "eq": e.equal, "ne": e.not_equal, "lt": e.less, "le": e.less_equal,
-    "gt": e.greater, "ge": e.greater_equal,
-}  # fmt: skip
-
-
-def _comparison(op: Op, when_strange: Any):
-    def compare(self, other):
-        if other is None or isinstance(other, str):
-            return when_strange
-        return op(self, other)
-
-    return compare
-
-
-for _name, _op in _COMPARE.items():
-    _strange = {"eq": False, "ne": True}.get(_name, NotImplemented)
-    setattr(Tensor, f"__{_name}__", _comparison(_op, _strange))
-Tensor.__hash__ = object.__hash__
-
-# The functions that are methods too, under the same names.
-_METHODS = {
-    e: "abs sqrt rsqrt square exp expm1 log log1p log2 sin cos tan tanh sigmoid erf floor "
-    "ceil round trunc sign relu clip astype isnan isinf isfinite reciprocal maximum minimum",
-    reduce: "sum mean prod max min any all argmax argmin var std logsumexp norm "
-    "cumulative_sum cumulative_prod",
-    shape: "broadcast_to swapaxes moveaxis squeeze flatten split chunk flip roll tile repeat",
-    linear: "matmul",
-    index: "take take_along_axis index_add scatter_add nonzero",
-}
-
-
-def _keyword_axis(function):
-    """x.sum(0) and x.sum((0, 1)) as well as x.sum(axis=0)."""
-    import functools
-
-    @functools.wraps(function)
-    def method(self, axis=None, **options):
-        return function(self, axis=axis, **options)
-
-    return method
-
-
-for _module, _names in _METHODS.items():
-    for _name in _names.split():
-        _function = getattr(_module, _name)
-        if _module is reduce:
-            _function = _keyword_axis(_function)
-        elif isinstance(_function, Op):
-            _function = (lambda op: lambda self, *others: op(self, *others))(_function)
-        setattr(Tensor, _name, _function)
-
-
-def _sizes(args: tuple) -> Any:
-    return args[0] if len(args) == 1 and isinstance(args[0], tuple | list) else args
-
-
-Tensor.reshape = lambda self, *sizes: shape.reshape(self, _sizes(sizes))
-Tensor.permute = lambda self, *axes: shape.permute_dims(self, _sizes(axes))
-Tensor.transpose = lambda self, a, b: shape.swapaxes(self, a, b)
-Tensor.unsqueeze = lambda self, axis: shape.expand_dims(self, axis=axis)
-Tensor.expand = lambda self, *sizes: shape.broadcast_to(self, _expanded(self, _sizes(sizes)))
-
-
-def _expanded(x: Tensor, sizes: Sequence[int]) -> tuple[int, ...]:
-    lead = len(sizes) - x.ndim
-    return tuple(x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes))
-
-
-def as_value(x: Any) -> Array:
-    """The array inside a tensor."""
-    return x.value
+    return Tensor(
+        value, Node(_Transfer, {"device": device}, [x._read()], value, [x.node])
+    )

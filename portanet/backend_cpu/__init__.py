@@ -79,7 +79,8 @@ class Backend:
     def upload(self, array: np.ndarray, dtype: Dtype) -> _c.Buffer:
         buffer = _c.alloc(array.nbytes)
         if array.nbytes:
-            np.frombuffer(buffer, array.dtype)[:] = array.reshape(-1)
+            view: Any = buffer  # NumPy's stubs know no __buffer__ before 3.12
+            np.frombuffer(view, array.dtype)[:] = array.reshape(-1)
         return buffer
 
     def read(
@@ -88,7 +89,8 @@ class Backend:
         if count == 0:
             return np.empty(0, dtype.numpy)
         start = offset * dtype.itemsize
-        return np.frombuffer(buffer, dtype.numpy, count, start).copy()
+        view: Any = buffer
+        return np.frombuffer(view, dtype.numpy, count, start).copy()
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         code = pack(program) if program.expression is not None else b""
@@ -98,7 +100,7 @@ class Backend:
         return _c.launch(program.kernel, packed, dtypes, program.options, code, label)
 
     def sequence(
-        self, steps: Sequence[tuple[Callable[..., None], Sequence[int]]], buffers: int
+        self, steps: Sequence[tuple[Any, tuple[int, ...]]], buffers: int
     ) -> Callable[[list[Any]], None]:
         """The launches, each with the slots of its buffers, as one call of all buffers."""
         return _c.sequence(list(steps), buffers)

@@ -67,7 +67,9 @@ def _picker(types: str | Callable) -> Callable[..., tuple[Any, Dtype]]:
 
 def _check_kind(name: str, types: str, formula_type: Dtype) -> None:
     if types == "bits" and formula_type.is_float:
-        raise TypeError(f"{name}: {formula_type.name} has no bits; use an integer or bool")
+        raise TypeError(
+            f"{name}: {formula_type.name} has no bits; use an integer or bool"
+        )
 
 
 def fit(g: Any, x: Any) -> Any:
@@ -178,7 +180,11 @@ def _part(name: str, formula: Callable, pick: Callable) -> Op:
 
 def _cases(domains, dtypes, statics) -> Callable:
     arity = len(domains)
-    shapes: list[list[tuple[int, ...]]] = [[(3, 5)] * arity, [()] * arity, [(0, 3)] * arity]
+    shapes: list[list[tuple[int, ...]]] = [
+        [(3, 5)] * arity,
+        [()] * arity,
+        [(0, 3)] * arity,
+    ]
     if arity > 1:
         shapes.append([(4, 1, 7), (3, 7), (7,)][:arity])
     shapes.append([(257,)] * arity)
@@ -188,7 +194,9 @@ def _cases(domains, dtypes, statics) -> Callable:
 
     def cases(rng):
         return [
-            Case([draw(rng, d, x) for d, x in zip(domains, each, strict=True)], k, dtypes)
+            Case(
+                [draw(rng, d, x) for d, x in zip(domains, each, strict=True)], k, dtypes
+            )
             for each in shapes
             for k in statics
         ]
@@ -342,9 +350,24 @@ minimum = elementwise(
 # Powers, exponentials, logarithms ------------------------------------------------------------
 
 
-def _unary(name, formula, reference, domain=(-3.0, 3.0), grad="formula", ulps=4.0, doc=""):
+def _unary(
+    name: str,
+    formula: Callable,
+    reference: Callable,
+    domain: Any = (-3.0, 3.0),
+    grad: Any = "formula",
+    ulps: float = 4.0,
+    doc: str = "",
+) -> Op:
     return elementwise(
-        name, formula, reference, types="float", domain=domain, grad=grad, ulps=ulps, doc=doc
+        name,
+        formula,
+        reference,
+        types="float",
+        domain=domain,
+        grad=grad,
+        ulps=ulps,
+        doc=doc,
     )
 
 
@@ -352,7 +375,11 @@ sqrt = _unary(
     "sqrt", lambda x: s.sqrt(x), np.sqrt, _POSITIVE, doc="The square root; NaN below 0."
 )
 rsqrt = _unary(
-    "rsqrt", lambda x: s.rsqrt(x), lambda x: 1 / np.sqrt(x), _POSITIVE, doc="1 / sqrt(x)."
+    "rsqrt",
+    lambda x: s.rsqrt(x),
+    lambda x: 1 / np.sqrt(x),
+    _POSITIVE,
+    doc="1 / sqrt(x).",
 )
 exp = _unary(
     "exp", lambda x: s.exp(x), np.exp, (-9, 9), (lambda g, y, x: multiply(g, y),),
@@ -364,9 +391,15 @@ log = _unary(
     doc="The natural logarithm; -inf at 0, NaN below.",
 )  # fmt: skip
 log1p = _unary(
-    "log1p", lambda x: s.log1p(x), np.log1p, (-0.9, 4.0), doc="log(1 + x), exact near 0."
+    "log1p",
+    lambda x: s.log1p(x),
+    np.log1p,
+    (-0.9, 4.0),
+    doc="log(1 + x), exact near 0.",
 )
-log2 = _unary("log2", lambda x: s.log2(x), np.log2, _POSITIVE, doc="The logarithm to base 2.")
+log2 = _unary(
+    "log2", lambda x: s.log2(x), np.log2, _POSITIVE, doc="The logarithm to base 2."
+)
 log10 = _unary(
     "log10", lambda x: s.log(x) * (1 / math.log(10)), np.log10, _POSITIVE, ulps=6,
     doc="The logarithm to base 10.",
@@ -385,11 +418,21 @@ logaddexp = elementwise(
 
 # Trigonometry --------------------------------------------------------------------------------
 
-sin = _unary("sin", lambda x: s.sin(x), np.sin, (-30, 30), doc="The sine of x in radians.")
-cos = _unary("cos", lambda x: s.cos(x), np.cos, (-30, 30), doc="The cosine of x in radians.")
-tan = _unary("tan", lambda x: s.tan(x), np.tan, (-1.4, 1.4), doc="The tangent of x in radians.")
-asin = _unary("asin", lambda x: s.asin(x), np.arcsin, (-0.95, 0.95), doc="The arc sine.")
-acos = _unary("acos", lambda x: s.acos(x), np.arccos, (-0.95, 0.95), doc="The arc cosine.")
+sin = _unary(
+    "sin", lambda x: s.sin(x), np.sin, (-30, 30), doc="The sine of x in radians."
+)
+cos = _unary(
+    "cos", lambda x: s.cos(x), np.cos, (-30, 30), doc="The cosine of x in radians."
+)
+tan = _unary(
+    "tan", lambda x: s.tan(x), np.tan, (-1.4, 1.4), doc="The tangent of x in radians."
+)
+asin = _unary(
+    "asin", lambda x: s.asin(x), np.arcsin, (-0.95, 0.95), doc="The arc sine."
+)
+acos = _unary(
+    "acos", lambda x: s.acos(x), np.arccos, (-0.95, 0.95), doc="The arc cosine."
+)
 atan = _unary("atan", lambda x: s.atan(x), np.arctan, (-9, 9), doc="The arc tangent.")
 atan2 = elementwise(
     "atan2", lambda y, x: s.atan2(y, x), np.arctan2, types="float",
@@ -402,7 +445,9 @@ tanh = _unary(
     (lambda g, y, x: multiply(g, subtract(1, square(y))),), doc="The hyperbolic tangent.",
 )  # fmt: skip
 asinh = _unary("asinh", lambda x: s.asinh(x), np.arcsinh, doc="The inverse of sinh.")
-acosh = _unary("acosh", lambda x: s.acosh(x), np.arccosh, (1.2, 9.0), doc="The inverse of cosh.")
+acosh = _unary(
+    "acosh", lambda x: s.acosh(x), np.arccosh, (1.2, 9.0), doc="The inverse of cosh."
+)
 atanh = _unary(
     "atanh", lambda x: s.atanh(x), np.arctanh, (-0.9, 0.9), doc="The inverse of tanh."
 )
@@ -420,17 +465,29 @@ erf = _unary(
 # Steps -----------------------------------------------------------------------------------------
 
 floor = _unary(
-    "floor", lambda x: s.floor(x), np.floor, grad=(_flat,), doc="The integer at or below x."
+    "floor",
+    lambda x: s.floor(x),
+    np.floor,
+    grad=(_flat,),
+    doc="The integer at or below x.",
 )
 ceil = _unary(
-    "ceil", lambda x: s.ceil(x), np.ceil, grad=(_flat,), doc="The integer at or above x."
+    "ceil",
+    lambda x: s.ceil(x),
+    np.ceil,
+    grad=(_flat,),
+    doc="The integer at or above x.",
 )
 round = _unary(
     "round", lambda x: s.round(x), np.round, grad=(_flat,),
     doc="The nearest integer; halves go to the even one.",
 )  # fmt: skip
 trunc = _unary(
-    "trunc", lambda x: s.trunc(x), np.trunc, grad=(_flat,), doc="x without its fraction."
+    "trunc",
+    lambda x: s.trunc(x),
+    np.trunc,
+    grad=(_flat,),
+    doc="x without its fraction.",
 )
 
 # Comparisons, tests, logic, bits -----------------------------------------------------------------
@@ -447,9 +504,13 @@ def _compare(name, formula, reference, doc):
 
 
 equal = _compare("equal", lambda x, y: x == y, np.equal, "x == y, as bools.")
-not_equal = _compare("not_equal", lambda x, y: x != y, np.not_equal, "x != y, as bools.")
+not_equal = _compare(
+    "not_equal", lambda x, y: x != y, np.not_equal, "x != y, as bools."
+)
 less = _compare("less", lambda x, y: x < y, np.less, "x < y, as bools.")
-less_equal = _compare("less_equal", lambda x, y: x <= y, np.less_equal, "x <= y, as bools.")
+less_equal = _compare(
+    "less_equal", lambda x, y: x <= y, np.less_equal, "x <= y, as bools."
+)
 greater = _compare("greater", lambda x, y: x > y, np.greater, "x > y, as bools.")
 greater_equal = _compare(
     "greater_equal", lambda x, y: x >= y, np.greater_equal, "x >= y, as bools."
@@ -471,7 +532,10 @@ def _test(name, formula, reference, doc):
 isnan = _test("isnan", lambda x: s.isnan(x), np.isnan, "Whether x is NaN.")
 isinf = _test("isinf", lambda x: s.isinf(x), np.isinf, "Whether x is an infinity.")
 isfinite = _test(
-    "isfinite", lambda x: s.isfinite(x), np.isfinite, "Whether x is neither NaN nor infinite."
+    "isfinite",
+    lambda x: s.isfinite(x),
+    np.isfinite,
+    "Whether x is neither NaN nor infinite.",
 )
 
 
@@ -485,13 +549,21 @@ def _logical(name, formula, reference, doc):
     )  # fmt: skip
 
 
-logical_and = _logical("logical_and", lambda x, y: x & y, np.logical_and, "Both are not 0.")
-logical_or = _logical("logical_or", lambda x, y: x | y, np.logical_or, "Either is not 0.")
-logical_xor = _logical("logical_xor", lambda x, y: x ^ y, np.logical_xor, "Just one is not 0.")
+logical_and = _logical(
+    "logical_and", lambda x, y: x & y, np.logical_and, "Both are not 0."
+)
+logical_or = _logical(
+    "logical_or", lambda x, y: x | y, np.logical_or, "Either is not 0."
+)
+logical_xor = _logical(
+    "logical_xor", lambda x, y: x ^ y, np.logical_xor, "Just one is not 0."
+)
 logical_not = _logical("logical_not", lambda x: ~x, np.logical_not, "It is 0.")
 
 
-def _bitwise(name, formula, reference, doc, high=1 << 20, dtypes=("int32", "int64", "uint32")):
+def _bitwise(
+    name, formula, reference, doc, high=1 << 20, dtypes=("int32", "int64", "uint32")
+):
     arity = formula.__code__.co_argcount
     domain = [(0, 1 << 20), (0, high)][:arity]
     return elementwise(
@@ -537,8 +609,16 @@ where = elementwise(
         lambda g, z, c, x, y: where(c, 0, g),
     ),
     cases=lambda rng: [
-        Case([rng.integers(0, 2, a), rng.normal(size=b), rng.normal(size=c)], {}, _ALL[:2])
-        for a, b, c in [((3, 5), (3, 5), (3, 5)), ((4, 1), (1, 5), ()), ((0,), (0,), (1,))]
+        Case(
+            [rng.integers(0, 2, a), rng.normal(size=b), rng.normal(size=c)],
+            {},
+            _ALL[:2],
+        )
+        for a, b, c in [
+            ((3, 5), (3, 5), (3, 5)),
+            ((4, 1), (1, 5), ()),
+            ((0,), (0,), (1,)),
+        ]
     ],
     doc="x where the condition holds, else y.",
 )
@@ -577,14 +657,25 @@ wrap_index = elementwise(
     lambda i, n: s.wrap_index(i, n),
     lambda i, n: np.where(i < 0, i + n, i),
     grad=None,
-    cases=lambda rng: [Case([rng.integers(-5, 5, (3, 7)), np.array(5)], {}, ("int32", "int64"))],
+    cases=lambda rng: [
+        Case([rng.integers(-5, 5, (3, 7)), np.array(5)], {}, ("int32", "int64"))
+    ],
     doc="i, or i + n where i < 0; IndexError outside [-n, n).",
 )
 
 # Activations ---------------------------------------------------------------------------------------
 
 
-def _activation(name, formula, reference, *, static=({},), grad="formula", ulps=8.0, doc=""):
+def _activation(
+    name: str,
+    formula: Callable,
+    reference: Callable,
+    *,
+    static: tuple[dict[str, Any], ...] = ({},),
+    grad: Any = "formula",
+    ulps: float = 8.0,
+    doc: str = "",
+) -> Op:
     return elementwise(
         name, formula, reference, types="float", domain=(-6.0, 6.0), static=static, grad=grad,
         ulps=ulps, doc=doc,
@@ -619,7 +710,10 @@ softplus = _activation(
     doc="log(1 + exp(x)), without overflow.",
 )  # fmt: skip
 silu = _activation(
-    "silu", lambda x: x * _sigmoid(x), lambda x: x / (1 + np.exp(-x)), doc="x * sigmoid(x)."
+    "silu",
+    lambda x: x * _sigmoid(x),
+    lambda x: x / (1 + np.exp(-x)),
+    doc="x * sigmoid(x).",
 )
 
 
@@ -683,7 +777,9 @@ _elu = _activation(
     lambda x, *, alpha: s.where(x > 0, x, alpha * s.expm1(s.minimum(x, 0))),
     lambda x, *, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
     static=({"alpha": 1.0}, {"alpha": 0.5}),
-    grad=(lambda g, y, x, *, alpha: where(greater(x, 0), g, multiply(g, add(y, alpha))),),
+    grad=(
+        lambda g, y, x, *, alpha: where(greater(x, 0), g, multiply(g, add(y, alpha))),
+    ),
 )
 
 

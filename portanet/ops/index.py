@@ -36,7 +36,9 @@ def _gather_rule(x: Spec, index: Spec, *, name) -> Spec:
     _check_index(name, index.dtype)
     (o, _, i), (io, _, ii) = x.shape, index.shape
     if io not in (1, o) or ii not in (1, i):
-        raise ValueError(f"{name}: an index of shape {index.shape} does not fit {x.shape}")
+        raise ValueError(
+            f"{name}: an index of shape {index.shape} does not fit {x.shape}"
+        )
     return Spec((o, index.shape[1], i), x.dtype)
 
 
@@ -87,7 +89,9 @@ _gather = Op(
     kernel="gather",
     bad=[
         Bad(
-            [((1, 2, 1), "float32"), ((1, 2, 1), "float32")], {"name": "gather"}, TypeError,
+            [((1, 2, 1), "float32"), ((1, 2, 1), "float32")],
+            {"name": "gather"},
+            TypeError,
             "gather: an index is an integer",
         )
     ],  # fmt: skip
@@ -325,7 +329,9 @@ def _as_part(x: Any, part: Any) -> Any:
             return int(part.numpy()) if hasattr(part, "numpy") else part
         return part
     if isinstance(part, bool | np.bool_):
-        raise IndexError("indexing: a single bool is not supported; use a mask of x's shape")
+        raise IndexError(
+            "indexing: a single bool is not supported; use a mask of x's shape"
+        )
     if isinstance(part, list | np.ndarray):
         values = np.asarray(part)
         if values.dtype.kind == "b":

@@ -80,9 +80,15 @@ def _grad_b(g, y, a, b):
 def _matmul_cases(rng) -> list[Case]:
     sizes = [((1, 1), (1, 1)), ((17, 31), (31, 13)), ((64, 64), (64, 64))]
     sizes += [((2, 3, 5), (5, 4)), ((4, 1, 3, 5), (2, 5, 4)), ((0, 3), (3, 2))]
-    sizes += [((2, 0), (0, 3)), ((1, 300), (300, 7)), ((70, 3), (3, 1)), ((3, 5), (2, 5, 4))]
+    sizes += [
+        ((2, 0), (0, 3)),
+        ((1, 300), (300, 7)),
+        ((70, 3), (3, 1)),
+        ((3, 5), (2, 5, 4)),
+    ]
     made = [
-        Case([rng.uniform(-1, 1, a), rng.uniform(-1, 1, b)], {}, _FLOATS) for a, b in sizes
+        Case([rng.uniform(-1, 1, a), rng.uniform(-1, 1, b)], {}, _FLOATS)
+        for a, b in sizes
     ]
     whole = [rng.integers(-9, 9, (5, 7)), rng.integers(-9, 9, (7, 3))]
     return [*made, Case(whole, {}, ("int32", "int64"))]
@@ -129,12 +135,20 @@ def matmul(a: Any, b: Any, /) -> Any:
             raise ValueError(f"matmul: operands need at least 1 axis, got {what}")
     row, column = len(a.shape) == 1, len(b.shape) == 1
     y = _matmul(
-        reshape(a, (1, -1)) if row and a.shape[0] else a if not row else reshape(a, (1, 0)),
+        reshape(a, (1, -1))
+        if row and a.shape[0]
+        else a
+        if not row
+        else reshape(a, (1, 0)),
         reshape(b, (b.shape[0], 1)) if column else b,
     )
     if not row and not column:
         return y
-    kept = y.shape[:-2] + (() if row else y.shape[-2:-1]) + (() if column else y.shape[-1:])
+    kept = (
+        y.shape[:-2]
+        + (() if row else y.shape[-2:-1])
+        + (() if column else y.shape[-1:])
+    )
     return reshape(y, kept)
 
 
@@ -201,7 +215,9 @@ def _parse(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
         if "..." in term:
             extra = x.ndim - (len(term) - 3)
             if extra < 0:
-                raise ValueError(f"einsum: operand {i} of shape {x.shape} is not {term!r}")
+                raise ValueError(
+                    f"einsum: operand {i} of shape {x.shape} is not {term!r}"
+                )
             letters = "".join(spare[:extra][::-1])
             dots = max(dots, letters, key=len)
             terms[i] = term.replace("...", letters)
@@ -260,7 +276,10 @@ def _pair(a, ta: str, b, tb: str, keep: str):
     inner = [c for c in both if c not in keep]
     rows = [c for c in ta if c not in tb]
     columns = [c for c in tb if c not in ta]
-    size = {**dict(zip(tb, b.shape, strict=True)), **dict(zip(ta, a.shape, strict=True))}
+    size = {
+        **dict(zip(tb, b.shape, strict=True)),
+        **dict(zip(ta, a.shape, strict=True)),
+    }
     for c, n in zip(tb, b.shape, strict=True):
         if size[c] == 1:
             size[c] = n
@@ -302,5 +321,3 @@ def einsum(equation: str, /, *operands: Any) -> Any:
         x, term = _pair(x, term, y, other, keep)
     x, term = _sum_out(x, term, result)
     return permute_dims(x, [term.index(c) for c in result]) if term != result else x
-
-

@@ -44,7 +44,8 @@ def _softmax_reference(x, *, axis):
 def _cases(rng) -> list[Case]:
     sizes = [((7,), 0), ((3, 5), 1), ((3, 5), 0), ((2, 3, 4), 1), ((2, 1000), 1)]
     made = [
-        Case([rng.uniform(-9, 9, s)], {"axis": a}, ("float32", "float64")) for s, a in sizes
+        Case([rng.uniform(-9, 9, s)], {"axis": a}, ("float32", "float64"))
+        for s, a in sizes
     ]
     return [*made, Case([np.array([[1000.0, 999.0, -1000.0]])], {"axis": 1})]
 
@@ -98,7 +99,14 @@ _log_softmax = Op(
     reference=_log_softmax_reference,
     cases=_cases,
     fallback=_log_softmax_fallback,
-    bad=[Bad([((2, 0), "float32")], {"axis": 1}, ValueError, "log_softmax: axis 1 .* empty")],
+    bad=[
+        Bad(
+            [((2, 0), "float32")],
+            {"axis": 1},
+            ValueError,
+            "log_softmax: axis 1 .* empty",
+        )
+    ],
     ulps=32,
 )
 
@@ -118,9 +126,7 @@ def _reduced(name: str, values: Any, reduction: str) -> Any:
         return total(values)
     if reduction == "none":
         return values
-    raise ValueError(
-        f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}"
-    )
+    raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
 
 
 def _same_shape(name: str, x: Any, target: Any) -> None:
@@ -146,7 +152,9 @@ def _picked(x, target, name):
 
 
 def _cross_entropy_fallback(x, target):
-    return e.subtract(_logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target, "cross_entropy"))
+    return e.subtract(
+        _logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target, "cross_entropy")
+    )
 
 
 def _cross_entropy_grad(g, y, x, target):
@@ -182,7 +190,9 @@ def _class_axis(name: str, x: Any) -> Any:
     return moveaxis(x, 1, -1) if x.ndim > 2 else x
 
 
-def _weigh(name: str, losses: Any, target: Any, ignore_index: int | None, how: str) -> Any:
+def _weigh(
+    name: str, losses: Any, target: Any, ignore_index: int | None, how: str
+) -> Any:
     if ignore_index is None:
         return _reduced(name, losses, how)
     keep = e.not_equal(target, ignore_index)
@@ -279,7 +289,9 @@ def huber_loss(
     _same_shape("huber_loss", x, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
-    return _reduced("huber_loss", _huber(e.subtract(x, target), delta=float(delta)), reduction)
+    return _reduced(
+        "huber_loss", _huber(e.subtract(x, target), delta=float(delta)), reduction
+    )
 
 
 def _huber_formula(d, *, delta):
@@ -330,5 +342,3 @@ def binary_cross_entropy_with_logits(
     name = "binary_cross_entropy_with_logits"
     _same_shape(name, logits, target)
     return _reduced(name, _bce(logits, target), reduction)
-
-

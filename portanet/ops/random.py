@@ -70,10 +70,13 @@ _WORDS = (0, 1 << 32)
 
 
 def _word_cases(arity):
-    return lambda rng: [
-        Case([rng.integers(*_WORDS, s) for _ in range(arity)], {}, ("uint32",))
-        for s in ((), (257,), (3, 5))
-    ] + [Case([np.array([0, 255, 256, 2**32 - 1])] * arity, {}, ("uint32",))]
+    return lambda rng: (
+        [
+            Case([rng.integers(*_WORDS, s) for _ in range(arity)], {}, ("uint32",))
+            for s in ((), (257,), (3, 5))
+        ]
+        + [Case([np.array([0, 255, 256, 2**32 - 1])] * arity, {}, ("uint32",))]
+    )
 
 
 uniform_from_bits = elementwise(

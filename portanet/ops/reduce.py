@@ -87,7 +87,14 @@ def _reduction(
             raise ValueError(f"{which}: no axis to search")
         return Spec(_kept(x.shape, axes), result(x.dtype))
 
-    empty = [Bad([((2, 0), "float32")], {"axes": (1,)}, ValueError, f"{which}: axis 1 .*empty")]
+    empty = [
+        Bad(
+            [((2, 0), "float32")],
+            {"axes": (1,)},
+            ValueError,
+            f"{which}: axis 1 .*empty",
+        )
+    ]
     op = OPS_BY_WHICH[which] = Op(
         which,
         rule,
@@ -220,7 +227,9 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
-def sum(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+def sum(
+    x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
+) -> Any:
     """The sum over the axes; 0 where there is nothing. bool and uint8 are summed as int32.
 
     Floats are added in float32 or better, in a tree whose shape depends on sizes only.
@@ -231,7 +240,9 @@ def sum(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = Fals
     return _reduce(_sum, x if dtype is None else e.astype(x, dtype), axis, keepdims)
 
 
-def prod(x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+def prod(
+    x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
+) -> Any:
     """The product over the axes; 1 where there is nothing."""
     return _reduce(_prod, x if dtype is None else e.astype(x, dtype), axis, keepdims)
 
@@ -324,11 +335,13 @@ _logsumexp = Op(
         ),
     ),
     reference=_logsumexp_reference,
-    cases=lambda rng: [
-        Case([rng.uniform(-9, 9, s)], {"axes": a}, ("float32", "float64"))
-        for s, a in [((7,), (0,)), ((3, 5), (1,)), ((3, 4, 5), (0, 2))]
-    ]
-    + [Case([np.array([1000.0, 1000.0, -1000.0])], {"axes": (0,)})],
+    cases=lambda rng: (
+        [
+            Case([rng.uniform(-9, 9, s)], {"axes": a}, ("float32", "float64"))
+            for s, a in [((7,), (0,)), ((3, 5), (1,)), ((3, 4, 5), (0, 2))]
+        ]
+        + [Case([np.array([1000.0, 1000.0, -1000.0])], {"axes": (0,)})]
+    ),
     fallback=_logsumexp_fallback,
     bad=[Bad([((2, 0), "float32")], {"axes": (1,)}, ValueError, "axis 1 .*empty")],
     ulps=16,
@@ -343,7 +356,9 @@ def logsumexp(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
     >>> pn.logsumexp(pn.tensor([1000.0, 1000.0])).item()
     1000.6931...
     """
-    return _reduce(_logsumexp, x if x.dtype.is_float else e.astype(x, float32), axis, keepdims)
+    return _reduce(
+        _logsumexp, x if x.dtype.is_float else e.astype(x, float32), axis, keepdims
+    )
 
 
 def _norm_grad(g, y, x, *, axes):
@@ -443,14 +458,26 @@ _scan = Op(
     lambda x, *, which, mode: Spec(x.shape, x.dtype),
     grad=(_scan_grad,),
     reference=_scan_reference,
-    cases=lambda rng: [
-        Case([rng.uniform(0.5, 1.5, s)], {"which": w, "mode": m}, ("float32", "float64"))
-        for s in ((7,), (3, 5), (2, 1), (3, 0), (2, 3, 4), (2, 300))
-        for w in ("sum", "prod")
-        for m in ("inclusive", "exclusive")
-        if not (w == "prod" and s == (2, 300))
-    ]
-    + [Case([rng.integers(-9, 9, (3, 500))], {"which": "sum", "mode": "inclusive"}, ("int32",))],
+    cases=lambda rng: (
+        [
+            Case(
+                [rng.uniform(0.5, 1.5, s)],
+                {"which": w, "mode": m},
+                ("float32", "float64"),
+            )
+            for s in ((7,), (3, 5), (2, 1), (3, 0), (2, 3, 4), (2, 300))
+            for w in ("sum", "prod")
+            for m in ("inclusive", "exclusive")
+            if not (w == "prod" and s == (2, 300))
+        ]
+        + [
+            Case(
+                [rng.integers(-9, 9, (3, 500))],
+                {"which": "sum", "mode": "inclusive"},
+                ("int32",),
+            )
+        ]
+    ),
     lower=_lower_scan,
     kernel="scan",
     ulps=64,

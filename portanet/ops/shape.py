@@ -77,7 +77,12 @@ _reshape = Op(
     ],
     lower=lambda emit, x, *, shape: emit.reshape(x, shape),
     bad=[
-        Bad([((2, 3), "float32")], {"shape": (4,)}, ValueError, "reshape: .* 6 .* needs 4")
+        Bad(
+            [((2, 3), "float32")],
+            {"shape": (4,)},
+            ValueError,
+            "reshape: .* 6 .* needs 4",
+        )
     ],
     ulps=0,
 )
@@ -195,7 +200,12 @@ _expand = Op(
     ],
     lower=lambda emit, x, *, shape: _lower_expand(emit, x, shape),
     bad=[
-        Bad([((3,), "float32")], {"shape": (2, 4)}, ValueError, "broadcast_to: .*does not")
+        Bad(
+            [((3,), "float32")],
+            {"shape": (2, 4)},
+            ValueError,
+            "broadcast_to: .*does not",
+        )
     ],
     ulps=0,
 )
@@ -390,7 +400,9 @@ def _region(shape, axis, start, count):
 
 
 def _lower_concat(emit, *xs, axis):
-    result = _concat_rule(*(Spec(x.layout.shape, x.layout.dtype) for x in xs), axis=axis)
+    result = _concat_rule(
+        *(Spec(x.layout.shape, x.layout.dtype) for x in xs), axis=axis
+    )
     y = emit.empty(*result)
     for x, (at, n) in zip(xs, _spans(x.layout.shape[axis] for x in xs), strict=True):
         emit.copy(x, _lower_slice(emit, y, region=_region(result.shape, axis, at, n)))
@@ -438,7 +450,9 @@ def concat(xs: Sequence[Any], /, *, axis: int | None = 0) -> Any:
         xs, axis = [reshape(x, (-1,)) for x in xs], 0
     ranks = {x.ndim for x in xs}
     if len(ranks) > 1:
-        raise ValueError(f"concat: tensors have different numbers of axes: {sorted(ranks)}")
+        raise ValueError(
+            f"concat: tensors have different numbers of axes: {sorted(ranks)}"
+        )
     at = normalise_axis("concat", axis, xs[0].ndim, xs[0].shape)
     return xs[0] if len(xs) == 1 else _concat(*xs, axis=at)
 
@@ -482,7 +496,9 @@ def stack(xs: Sequence[Any], /, *, axis: int = 0) -> Any:
         raise ValueError("stack: at least one tensor is needed")
     for i, x in enumerate(xs):
         if x.shape != xs[0].shape:
-            raise ValueError(f"stack: tensor {i} is {x.shape} and tensor 0 is {xs[0].shape}")
+            raise ValueError(
+                f"stack: tensor {i} is {x.shape} and tensor 0 is {xs[0].shape}"
+            )
     at = normalise_axis("stack", axis, xs[0].ndim + 1)
     return concat([expand_dims(x, axis=at) for x in xs], axis=at)
 
@@ -504,13 +520,17 @@ def split(x: Any, /, size_or_sizes: Any, *, axis: int = 0) -> tuple[Any, ...]:
     n = x.shape[at]
     if isinstance(size_or_sizes, int):
         if size_or_sizes < 1:
-            raise ValueError(f"split: a part has at least 1 element, not {size_or_sizes}")
+            raise ValueError(
+                f"split: a part has at least 1 element, not {size_or_sizes}"
+            )
         step = size_or_sizes
         sizes = [min(step, n - i) for i in range(0, n, step)] or [0]
     else:
         sizes = list(size_or_sizes)
         if sum(sizes) != n or min(sizes, default=0) < 0:
-            raise ValueError(f"split: sizes {sizes} don't add up to {n} along axis {at}")
+            raise ValueError(
+                f"split: sizes {sizes} don't add up to {n} along axis {at}"
+            )
     return tuple(_slice(x, region=_region(x.shape, at, i, k)) for i, k in _spans(sizes))
 
 
@@ -616,7 +636,9 @@ def tile(x: Any, repetitions: Any, /) -> Any:
     split_up = [k for pair in ((1, n) for n in sizes) for k in pair]
     repeated = [k for pair in zip(times, sizes, strict=True) for k in pair]
     whole = broadcast_to(_reshape(x, shape=tuple(split_up)), tuple(repeated))
-    return _reshape(whole, shape=tuple(k * n for k, n in zip(times, sizes, strict=True)))
+    return _reshape(
+        whole, shape=tuple(k * n for k, n in zip(times, sizes, strict=True))
+    )
 
 
 def repeat(x: Any, repeats: int, /, *, axis: int | None = None) -> Any:

@@ -260,7 +260,8 @@ class Host:
 
     def _map_natively(self, buffer: Any, nbytes: int) -> memoryview:
         """The same, polling here: wgpu-py's own thread takes 100 us more (0.32)."""
-        ffi, lib = self._native
+        native: Any = self._native
+        ffi, lib = native
         self._map_status = None
         info = ffi.new("WGPUBufferMapCallbackInfo *")
         info.mode = lib.WGPUCallbackMode_AllowProcessEvents

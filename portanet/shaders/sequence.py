@@ -16,12 +16,16 @@ MAX_SETS = 64  # of blocks that were seen; a training step alternates between tw
 class Replay:
     """Call with the buffers of all slots; does not wait."""
 
-    def __init__(self, backend: Any, launches: Sequence[tuple[Callable, tuple[int, ...]]]):
+    def __init__(
+        self, backend: Any, launches: Sequence[tuple[Callable, tuple[int, ...]]]
+    ):
         self.backend = backend
         self.steps: list[tuple[Any, list[Any]]] = []  # launch, slots or kept buffers
         for launch, slots in launches:
             self._add(launch, list(slots))
-        self.slots = sorted({s for _, at in self.steps for s in at if isinstance(s, int)})
+        self.slots = sorted(
+            {s for _, at in self.steps for s in at if isinstance(s, int)}
+        )
         self.ready: dict[tuple, list[tuple]] = {}
         self.work = sum(launch.work for launch, _ in self.steps)
         self.faults = any(launch.can_fault for launch, _ in self.steps)

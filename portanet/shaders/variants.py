@@ -108,7 +108,9 @@ def _simple(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
         return Plan(())
     # What a thread does is not known: a thousand operations are a guess on the safe side.
     text = _simple_text(program)
-    return _one(program, text, program.kernel, _padded(words), _groups(n, 256), 1000.0 * n)
+    return _one(
+        program, text, program.kernel, _padded(words), _groups(n, 256), 1000.0 * n
+    )
 
 
 # ---------------------------------------------------------------- elementwise

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .arrays import Array, contiguous
 from .autograd import Tensor
 from .autograd.tape import mode
 from .devices import default_device
-from .compiler import explain
+from .compiler import draw, explain
 from .compiler.graph import lower
 from .compiler.lazy import Lazy, TraceError, Tracer
 from .compiler.plan import Plan, optimise
@@ -256,6 +257,27 @@ class Compiled:
         return self._describe(
             lambda plan, trace: explain.profile(plan, trace.plan.scratch(tensors))
         )
+
+    def graph(self, path: Any, index: int = -1) -> None:
+        """Draw a plan (the newest, or another by number) into an SVG file."""
+        plan = self._plan(index)
+        Path(path).write_text(draw.svg(plan, explain.rows(plan)), encoding="utf-8")
+
+    def chrome_trace(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Profile a call of these arguments into a file for chrome://tracing."""
+        tensors: list[Tensor] = []
+        flatten((args, kwargs), tensors)
+        self(*args, **kwargs)
+        plan = self._plan(-1)
+        made = explain.profile(plan, plan.scratch(tensors))
+        text = draw.chrome_trace(made, str(plan.graph.device))
+        Path(path).write_text(text, encoding="utf-8")
+
+    def _plan(self, index: int) -> Plan:
+        traces = [t for found in self.traces.values() for t in found]
+        if not traces:
+            raise RuntimeError(f"compile: {self.function} has no plan yet; call it once")
+        return traces[index].plan
 
     def _describe(self, rows_of: Callable) -> str:
         if not self.traces:

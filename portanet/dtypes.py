@@ -157,7 +157,7 @@ def promote(a: Dtype, b: Dtype) -> Dtype:
 def scalar_dtype(value: Any, other: Dtype) -> Dtype:
     """The type a Python number takes beside a tensor: the tensor's, unless its kind is less."""
     if isinstance(value, bool):
-        return other if other.kind == "bool" else other
+        return other
     if isinstance(value, int):
         return int32 if other.kind == "bool" else other
     return other if other.is_float else float32

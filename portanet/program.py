@@ -139,6 +139,18 @@ class Backend(Protocol):
         """Return when all launches are done; raises their faults."""
         ...
 
+    # For compiled functions. A backend without `sequence` gets its launches one by one.
+
+    max_operands: int  # buffers that a launch may have
+    writes_in_place: bool  # an output may be an input that is read in the same order
+
+    def sequence(
+        self, steps: Sequence[tuple[Any, tuple[int, ...]]], buffers: int
+    ) -> Callable[[list[Any]], None]:
+        """The launches, each with the slots of its buffers, as one call that is given the
+        buffers of all slots."""
+        ...
+
     def memory(self) -> dict[str, int]:
         """Bytes: {"used": held by live buffers, "reserved": with the pool's, "peak"}."""
         ...

@@ -72,7 +72,8 @@ def typed(case, name):
         if dtype.is_float and a.dtype.kind in "iu":
             args.append((a.astype(np.int32), as_dtype("int32")))
         elif dtype.is_integer and a.dtype.kind in "iu" and len(case.dtypes) > 1:
-            args.append((_index_or(a, dtype), _index_type(a, dtype)))
+            a = np.abs(a) if dtype.kind == "unsigned" else a
+            args.append((a.astype(dtype.numpy), dtype))
         elif dtype.is_integer:
             args.append((whole(a, dtype).astype(dtype.numpy), dtype))
         elif dtype.kind == "bool":
@@ -80,14 +81,6 @@ def typed(case, name):
         else:
             args.append((a.astype(dtype.numpy), dtype))
     return args
-
-
-def _index_type(a, dtype):
-    return dtype
-
-
-def _index_or(a, dtype):
-    return (np.abs(a) if dtype.kind == "unsigned" else a).astype(dtype.numpy)
 
 
 def wide(args):

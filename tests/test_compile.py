@@ -203,3 +203,62 @@ def test_an_exception_in_the_step_leaves_states_as_they_were(device):
     with pytest.raises(KeyError):
         run(pn.ones(2, device=device))
     np.testing.assert_array_equal(w.numpy(), [1, 2])
+
+
+def looked_at(device):
+    run = pn.compile(lambda x, w: pn.softmax(pn.gelu(x @ w)))
+    x, w = pn.ones((4, 8), device=device), pn.ones((8, 3), device=device)
+    run(x, w)
+    return run, x, w
+
+
+def test_explain_names_operators_lines_and_shapes(device):
+    run, *_ = looked_at(device)
+    text = run.explain()
+    assert "matmul" in text and "gelu" in text and "test_compile.py:" in text
+    assert "4x3" in text and "the first call" in text
+
+
+def test_profile_times_each_launch_and_changes_nothing(device):
+    w = pn.zeros(3, device=device) * 1
+    run = pn.compile(lambda x: w.assign(w + x))
+    x = pn.ones(3, device=device)
+    text = run.profile(x)
+    assert "GFLOP/s" in text
+    np.testing.assert_array_equal(w.numpy(), [1, 1, 1])  # one call, whatever was timed
+
+
+def test_the_graph_is_a_picture_and_the_trace_a_timeline(tmp_path, device):
+    import json
+    import xml.etree.ElementTree as tree
+
+    run, x, w = looked_at(device)
+    run.graph(tmp_path / "plan.svg")
+    root = tree.parse(tmp_path / "plan.svg").getroot()
+    boxes = [e for e in root.iter() if e.tag.endswith("title")]
+    run.chrome_trace(tmp_path / "trace.json", x, w)
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert len(boxes) == len(events) > 1
+    assert all(event["dur"] > 0 for event in events)
+
+
+def test_each_new_trace_is_explained(device):
+    run = pn.compile(lambda x: x + 1)
+    run(pn.ones(2, device=device))
+    run(pn.ones(3, device=device))
+    assert len(run.reasons) == 2 and "new shapes" in run.reasons[1]
+
+
+def test_verify_compares_with_eager_and_leaves_states_right(device):
+    x, y = batch(device)
+    weights, plain = net(device), net(device)
+    run, step = pn.compile(adam_step(weights), verify=True), adam_step(plain)
+    for _ in range(3):
+        run(x, y), step(x, y)
+    for a, b in zip(weights, plain, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+
+
+def test_explaining_before_the_first_call_says_what_to_do():
+    with pytest.raises(RuntimeError, match="call it once first"):
+        pn.compile(lambda x: x).explain()

@@ -59,21 +59,14 @@ def _lower_matmul(emit, a, b):
     return y
 
 
-def _merged(a, b) -> bool:
-    """Whether the rows of a's batches make one matrix times the one b."""
-    return len(b.shape) == 2 and len(a.shape) > 2
-
-
 def _grad_a(g, y, a, b):
     return e.fit(_matmul(g, matrix_transpose(b)), a)
 
 
 def _grad_b(g, y, a, b):
-    if _merged(a, b):  # one long product instead of a sum of many
-        rows = reshape(a, (-1, a.shape[-1])) if math.prod(a.shape) else None
-        if rows is not None:
-            flat = reshape(g, (-1, g.shape[-1]))
-            return e.fit(_matmul(matrix_transpose(rows), flat), b)
+    if len(b.shape) == 2 and len(a.shape) > 2 and 0 not in a.shape:
+        # The batches' rows make one matrix: one long product instead of a sum of many.
+        a, g = (reshape(x, (-1, x.shape[-1])) for x in (a, g))
     return e.fit(_matmul(matrix_transpose(a), g), b)
 
 
@@ -135,12 +128,8 @@ def matmul(a: Any, b: Any, /) -> Any:
             raise ValueError(f"matmul: operands need at least 1 axis, got {what}")
     row, column = len(a.shape) == 1, len(b.shape) == 1
     y = _matmul(
-        reshape(a, (1, -1))
-        if row and a.shape[0]
-        else a
-        if not row
-        else reshape(a, (1, 0)),
-        reshape(b, (b.shape[0], 1)) if column else b,
+        reshape(a, (1, *a.shape)) if row else a,
+        reshape(b, (*b.shape, 1)) if column else b,
     )
     if not row and not column:
         return y

@@ -15,7 +15,7 @@ from typing import Any
 from .arrays import Array, contiguous
 from .autograd import Tensor
 from .autograd.tape import mode
-from .devices import default_device
+from .devices import chosen, default_device
 from .compiler import draw, explain
 from .compiler.graph import lower
 from .compiler.lazy import Lazy, TraceError, Tracer
@@ -219,7 +219,7 @@ class Compiled:
         tensors: list[Tensor] = []
         structure = flatten((args, kwargs), tensors)
         layouts = [t.value.layout for t in tensors]
-        key = (structure, *layouts, mode.enabled, default_device())
+        key = (structure, *layouts, mode.enabled, chosen())
         known = self.traces.get(key, ())
         for trace in known:
             if trace.fits():

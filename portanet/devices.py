@@ -129,7 +129,13 @@ class _Choice(threading.local):
 
 
 _choice = _Choice()
-_default: Device | None = None
+_named: Device | None = None  # by set_default_device
+_found: Device | None = None  # where nobody named one
+
+
+def chosen() -> Device | None:
+    """The default that somebody named; None, and no device is opened, where nobody did."""
+    return _choice.stack[-1] if _choice.stack else _named
 
 
 def default_device() -> Device:
@@ -138,12 +144,13 @@ def default_device() -> Device:
 
     A software adapter is never chosen unless it is named.
     """
-    global _default
-    if _choice.stack:
-        return _choice.stack[-1]
-    if _default is None:
-        _default = _first_choice()
-    return _default
+    global _found
+    named = chosen()
+    if named is not None:
+        return named
+    if _found is None:
+        _found = _first_choice()
+    return _found
 
 
 def _first_choice() -> Device:
@@ -162,8 +169,8 @@ def _first_choice() -> Device:
 
 def set_default_device(name: str | Device) -> None:
     """Make new tensors on this device from now on, in every thread."""
-    global _default
-    _default = get(name)
+    global _named
+    _named = get(name)
 
 
 class device:

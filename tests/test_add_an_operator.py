@@ -123,6 +123,7 @@ def test_an_operator_gets_its_tests(copy, operator):
         "-k",
         operator,
         "-v",
+        "-n0",  # a worker process would import the installed package
         "-p",
         "no:cacheprovider",
     ]

@@ -802,3 +802,49 @@ def test_info_names_the_machine():
 def test_there_is_one_cpu():
     with pytest.raises(errors.DeviceError, match="no cpu:1"):
         backend_cpu.Backend(1)
+
+
+# ---- Sequences
+
+
+def doubled_then_increased(n):
+    """Launches x -> 2 x -> 2 x + 1 on slots 0 (result), 1 (temporary), 2 (x)."""
+    f32 = [dtypes.float32]
+    double = make_program(lambda x: x * 2, f32, f32)
+    increase = make_program(lambda x: x + 1, f32, f32)
+    words = [n, 0, 0]
+    return [(cpu.build(double, words), (1, 2)), (cpu.build(increase, words), (0, 1))]
+
+
+@pytest.mark.parametrize("n", [4, 100_003])
+def test_a_sequence_runs_its_launches_in_order(n):
+    replay = cpu.sequence(doubled_then_increased(n), 3)
+    x = np.arange(n, dtype=np.float32)
+    buffers = [cpu.alloc(4 * n), cpu.alloc(4 * n), cpu.upload(x, dtypes.float32)]
+    for _ in range(3):
+        replay(buffers)
+    found = cpu.read(buffers[0], dtypes.float32, 0, n)
+    np.testing.assert_array_equal(found, 2 * x + 1)
+
+
+def test_a_sequence_stops_at_a_fault_and_names_its_launch():
+    checked = lambda x: x.astype(dtypes.int32, "cast_checked")  # noqa: E731
+    bad = make_program(checked, [dtypes.float32], [dtypes.int32], label="to_whole")
+    steps = [(cpu.build(bad, [1, 0, 0]), (0, 1))]
+    replay = cpu.sequence(steps, 2)
+    nan = cpu.upload(np.array([np.nan], np.float32), dtypes.float32)
+    with pytest.raises(ValueError, match="to_whole: NaN has no integer value"):
+        replay([cpu.alloc(4), nan])
+
+
+def test_a_sequence_refuses_wrong_steps_and_wrong_buffers():
+    steps = doubled_then_increased(4)
+    with pytest.raises(ValueError, match="slot 2 of 2"):
+        cpu.sequence(steps, 2)
+    with pytest.raises(TypeError, match="1 slots, its launch 2 buffers"):
+        cpu.sequence([(steps[0][0], (0,))], 3)
+    replay = cpu.sequence(steps, 3)
+    with pytest.raises(TypeError, match="3 buffers, 1 given"):
+        replay([cpu.alloc(16)])
+    with pytest.raises(TypeError, match="slot 0 is no cpu buffer"):
+        replay([b"", cpu.alloc(16), cpu.alloc(16)])

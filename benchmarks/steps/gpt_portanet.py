@@ -36,10 +36,11 @@ class Gpt(nn.Module):
     def __init__(self, sizes):
         width = sizes["width"]
         self.tokens = nn.Module()
-        self.tokens.weight = nn.Parameter(pn.zeros(sizes["vocabulary"], width))
+        self.tokens.weight = nn.Parameter(pn.zeros((sizes["vocabulary"], width)))
         self.places = nn.Module()
-        self.places.weight = nn.Parameter(pn.zeros(sizes["length"], width))
-        self.blocks = [Block(width, sizes["heads"]) for _ in range(sizes["layers"])]
+        self.places.weight = nn.Parameter(pn.zeros((sizes["length"], width)))
+        blocks = [Block(width, sizes["heads"]) for _ in range(sizes["layers"])]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, sizes["vocabulary"])
 

@@ -8,37 +8,49 @@ import portanet as pn
 from portanet import nn, optim
 
 
-class Lstm(nn.Module):
-    """Logits (length, batch, vocabulary) of tokens (length, batch)."""
+class Recurrence(nn.Module):
+    """Outputs (length, batch, hidden) of x (length, batch, width)."""
 
-    def __init__(self, weights, sizes, device):
-        self.table, self.input, self.state, input_bias, state_bias, *head = (
-            nn.Parameter(w, device=device) for w in weights.values()
-        )
-        self.biases, self.head = [input_bias, state_bias], head
-        self.hidden = sizes["hidden"]
+    def __init__(self, width, hidden):
+        self.hidden = hidden
+        self.weight_ih_l0 = nn.Parameter(pn.zeros((4 * hidden, width)))
+        self.weight_hh_l0 = nn.Parameter(pn.zeros((4 * hidden, hidden)))
+        self.bias_ih_l0 = nn.Parameter(pn.zeros(4 * hidden))
+        self.bias_hh_l0 = nn.Parameter(pn.zeros(4 * hidden))
 
-    def forward(self, tokens):
-        length, batch = tokens.shape
-        h = c = pn.zeros(batch, self.hidden, device=tokens.device)
-        x = pn.take(self.table, tokens, axis=0)
-        x = nn.functional.linear(x, self.input, self.biases[0] + self.biases[1])
-        turned, outputs = self.state.T, []
-        for t in range(length):
-            gates = x[t] + h @ turned
-            i, f, g, o = pn.split(gates, self.hidden, axis=1)
+    def forward(self, x):
+        h = c = pn.zeros((x.shape[1], self.hidden), device=x.device)
+        bias = self.bias_ih_l0 + self.bias_hh_l0
+        x = nn.functional.linear(x, self.weight_ih_l0, bias)
+        turned, outputs = self.weight_hh_l0.T, []
+        for t in range(x.shape[0]):
+            i, f, g, o = pn.split(x[t] + h @ turned, self.hidden, axis=1)
             c = pn.sigmoid(f) * c + pn.sigmoid(i) * pn.tanh(g)
             h = pn.sigmoid(o) * pn.tanh(c)
             outputs.append(h)
-        return nn.functional.linear(pn.stack(outputs), *self.head)
+        return pn.stack(outputs)
+
+
+class Lstm(nn.Module):
+    """Logits (length, batch, vocabulary) of tokens (length, batch)."""
+
+    def __init__(self, sizes):
+        width, hidden = sizes["embedding"], sizes["hidden"]
+        self.embedding = nn.Module()
+        self.embedding.weight = nn.Parameter(pn.zeros((sizes["vocabulary"], width)))
+        self.lstm = Recurrence(width, hidden)
+        self.head = nn.Linear(hidden, sizes["vocabulary"])
+
+    def forward(self, tokens):
+        return self.head(self.lstm(pn.take(self.embedding.weight, tokens, axis=0)))
 
 
 def build(weights, sizes, device):
     """A training step (tokens, next tokens) -> loss."""
-    model = Lstm(weights, sizes, device)
-    optimizer = optim.SGD(
-        [model.table, model.input, model.state, *model.biases, *model.head], lr=0.1
-    )
+    with pn.device(device):
+        model = Lstm(sizes)
+    model.load_state_dict({k: pn.tensor(w, device=device) for k, w in weights.items()})
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
 
     def step(tokens, after):
         optimizer.zero_grad()

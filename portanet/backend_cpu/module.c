@@ -381,7 +381,8 @@ typedef struct {
 static void sequence_dealloc(PyObject *object) {
     Sequence *self = (Sequence *)object;
     PyTypeObject *type = Py_TYPE(object);
-    for (Py_ssize_t k = 0; k < self->count; k++) Py_XDECREF(self->launches[k]);
+    for (Py_ssize_t k = 0; k < self->count; k++)
+        Py_DECREF((PyObject *)self->launches[k]);
     PyMem_Free(self->launches);
     PyMem_Free(self->slots);
     PyObject_Free(object);

@@ -1,188 +1,206 @@
 """Pass: elementwise work over the same elements becomes one launch.
 
-Work joins an earlier one where it reads what that one writes, element by element. The joined
-work runs at the place of either, whichever keeps the order; what nobody else reads is not
-stored. Values pass from one expression to the next as they are computed, so only types that
-are stored as they are computed join.
+Work joins the group of an earlier piece whose result it reads, element by element, or that
+reads what it reads. What nobody else reads is not stored. Two pieces may only meet where
+nothing outside needs the one and is needed by the other; each group knows all that must run
+before it, as the bits of one number.
 """
 
 from __future__ import annotations
 
-from ..arrays import Handle, Layout, reshaped_strides
-from ..scalars import Builder, finish
-from .graph import Graph, Work
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-# Expressions stay small enough to read, and to keep their values in registers.
-MAX_INSTRUCTIONS = 200
+from ..arrays import Handle
+from .absorb import MAX_INSTRUCTIONS, absorb
+from .graph import Graph, Work, dependencies
+
+# Work over few elements shares a launch even if it shares no input.
+SMALL = 4096
+SIBLINGS = 8  # groups that are looked at for each input
 
 
 def fuse(graph: Graph, max_operands: int) -> None:
-    """Join elementwise work until nothing more fits together."""
-    position = 0
-    while position < len(graph.work):
-        joined = _join_one(graph, position, max_operands)
-        position = joined if joined is not None else position + 1
-    _drop_unread(graph)
+    """Join elementwise work where it fits, in one pass over the work."""
+    groups = Groups(graph, max_operands)
+    for i in range(len(graph.work)):
+        groups.add(i)
+    graph.work = groups.ordered()
 
 
-def _join_one(graph: Graph, position: int, max_operands: int) -> int | None:
-    """Join the work at a position with one that it reads from: where to go on, or None."""
-    consumer = graph.work[position]
-    if consumer.expression is None:
+@dataclass
+class Groups:
+    """Pieces of work joined so far; a group is known by the number of its first piece."""
+
+    graph: Graph
+    max_operands: int
+    work: dict[int, Work] = field(default_factory=dict)
+    into: dict[int, int] = field(default_factory=dict)  # a joined group -> by whom
+    bits: dict[int, int] = field(default_factory=dict)  # of the pieces of a group
+    below: dict[int, int] = field(default_factory=dict)  # pieces that must run before
+    direct: dict[int, set[int]] = field(default_factory=dict)  # groups, some stale
+    last: dict[int, int] = field(default_factory=dict)  # the last piece of a group
+
+    def __post_init__(self):
+        self.needs = dependencies(self.graph.work)
+        self.writers = self.graph.writers()
+        self.readers: dict[int, list[int]] = {}  # slot -> groups so far, some stale
+        self.left = {s: len(r) for s, r in self.graph.readers().items()}
+        self.small: dict[int, list[int]] = {}  # size -> groups
+
+    def find(self, i: int) -> int:
+        while i in self.into:
+            i = self.into[i]
+        return i
+
+    def add(self, i: int) -> None:
+        """The next piece of work, alone and then with what it fits together with."""
+        w = self.graph.work[i]
+        self.work[i], self.bits[i], self.last[i] = w, 1 << i, i
+        self.direct[i] = {self.find(k) for k in self.needs[i]}
+        self.below[i] = 0
+        for k in self.direct[i]:
+            self.below[i] |= self.below[k] | self.bits[k]
+        joined = i if w.expression is not None else None
+        group = i
+        while joined is not None:
+            group, joined = joined, self._join_one(joined)
+        self._index(group)
+
+    def _index(self, group: int) -> None:
+        w = self.work[group]
+        for h in w.ins:
+            known = self.readers.setdefault(h.slot, [])
+            if not known or known[-1] != group:
+                known.append(group)
+        if w.expression is not None and w.size <= SMALL:
+            self.small.setdefault(w.size, []).append(group)
+
+    # ---- who may join whom
+
+    def _join_one(self, b: int) -> int | None:
+        """Join group b with an earlier one: the number of the joined group."""
+        for a in self._candidates(b):
+            made = self._joined(a, b)
+            if made is not None:
+                return self._become(a, b, made)
         return None
-    writers = graph.writers()
-    for h in consumer.ins:
-        mine = writers.get(h.slot, [])
-        if len(mine) != 1 or mine[0] >= position:
-            continue
-        producer = graph.work[mine[0]]
-        if not _fits(graph, producer, consumer, h):
-            continue
-        made = join(graph, producer, consumer, mine[0], position)
-        if made is None or len(made.ins) + len(made.outs) > max_operands:
-            continue
-        if len(made.expression.instructions) > MAX_INSTRUCTIONS:  # type: ignore[union-attr]
-            continue
-        place = _place(graph, mine[0], position)
-        if place is None:
-            continue
-        other = position if place == mine[0] else mine[0]
-        graph.work[place] = made
-        del graph.work[other]
-        return min(mine[0], position)
-    return None
 
+    def _candidates(self, b: int) -> Iterable[int]:
+        """Groups that b reads from, the latest first; then those that read the same."""
+        w, seen = self.work[b], {b}
+        sources = [self.find(k) for h in w.ins for k in self.writers.get(h.slot, ())]
+        for a in sorted(set(sources) - seen, reverse=True):
+            seen.add(a)
+            yield a
+        nearby = [
+            self.find(k)
+            for h in w.ins
+            if any(h.layout.expanded(w.shape).strides)
+            for k in self.readers.get(h.slot, ())[-SIBLINGS:]
+        ]
+        if w.size <= SMALL:
+            nearby += [self.find(k) for k in self.small.get(w.size, ())[-SIBLINGS:]]
+        for a in nearby:
+            if a not in seen:
+                seen.add(a)
+                yield a
 
-def _fits(graph: Graph, producer: Work, consumer: Work, h: Handle) -> bool:
-    """Whether the consumer reads through h each element that the producer writes, in order."""
-    if producer.expression is None:
-        return False
-    out = next(o for o in producer.outs if o.slot == h.slot)
-    dtype = out.layout.dtype
-    same = h.layout.dtype is dtype and dtype.compute is dtype
-    return same and _same_elements(out.layout, h.layout, consumer.outs[0].layout.shape)
+    def _joined(self, a: int, b: int) -> Work | None:
+        p, w = self.work[a], self.work[b]
+        if p.expression is None or p.size != w.size or not self._may_meet(a, b):
+            return None
+        mine = {h.slot for h in p.outs}
+        reads = [h for h in w.ins if h.slot in mine]
+        if any(len(self.writers[s]) > 1 for s in {h.slot for h in reads}):
+            return None
+        if any(h.slot in mine for h in w.outs) or self._clash(p, w):
+            return None
+        keep = [h for h in p.outs if self._still_read(h, w)]
+        operands = len({h.slot for h in (*p.ins, *w.ins)} - mine)
+        if operands + len(keep) + len(w.outs) > self.max_operands:
+            return None
+        if len(p.expression.instructions) + len(w.expression.instructions) > 2 * MAX_INSTRUCTIONS:
+            return None
+        made = absorb(w, p, keep)
+        if made is None or len(made.ins) + len(made.outs) > self.max_operands:
+            return None
+        fits = len(made.expression.instructions) <= MAX_INSTRUCTIONS  # type: ignore
+        return made if fits else None
 
+    def _clash(self, p: Work, w: Work) -> bool:
+        """Whether one writes what the other reads before it is written."""
+        theirs = {h.slot for h in w.outs}
+        return any(h.slot in theirs for h in p.ins)
 
-def _same_elements(written: Layout, read: Layout, shape: tuple[int, ...]) -> bool:
-    wide = read.expanded(shape)
-    n = 1
-    for k in shape:
-        n *= k
-    return (
-        written.contiguous
-        and wide.contiguous
-        and wide.offset == written.offset
-        and n == written.size
-    )
+    def _may_meet(self, a: int, b: int) -> bool:
+        """Whether nothing else needs a and is needed by b."""
+        for k in self._direct(b):
+            if k != a and self.below[k] & self.bits[a]:
+                return False
+        # b is the later one, but a may have grown to need it.
+        return not any(
+            k != b and (self.below[k] & self.bits[b]) for k in self._direct(a)
+        ) and not self.below[a] & self.bits[b]
 
+    def _direct(self, g: int) -> set[int]:
+        found = {self.find(k) for k in self.direct[g]} - {g}
+        self.direct[g] = found
+        return found
 
-def _place(graph: Graph, first: int, second: int) -> int | None:
-    """Where the joined work may run: at the second's place if nobody in between reads the
-    first, else at the first's if the second needs nothing made in between."""
-    between = graph.work[first + 1 : second]
-    made_first = {h.slot for h in graph.work[first].outs}
-    if not any(h.slot in made_first for w in between for h in (*w.ins, *w.outs)):
-        return second
-    made_between = {h.slot for w in between for h in w.outs}
-    if not any(h.slot in made_between for h in graph.work[second].ins):
-        return first
-    return None
+    def _still_read(self, h: Handle, w: Work) -> bool:
+        """Whether anybody but w reads what a piece of work writes."""
+        inside = sum(x.slot == h.slot for x in w.ins)
+        many = len(self.writers[h.slot]) > 1
+        return many or self.graph.slots[h.slot].kept or self.left.get(h.slot, 0) > inside
 
+    # ---- joining
 
-def join(graph: Graph, a: Work, b: Work, first: int, second: int) -> Work | None:
-    """One piece of work that does a, then b with a's results."""
-    assert a.expression is not None and b.expression is not None
-    shape = b.outs[0].layout.shape
-    a_ins = [_reshaped(h, a.outs[0].layout.shape, shape) for h in a.ins]
-    if any(h is None for h in a_ins):
-        return None
-    ins: list[Handle] = []
-    inner = [_number_of(ins, h) for h in a_ins if h is not None]
-    links: dict[int, int] = {}  # input of b -> output of a
-    for i, h in enumerate(b.ins):
-        for k, o in enumerate(a.outs):
-            if h.slot == o.slot and _same_elements(o.layout, h.layout, shape):
-                links[i] = k
-        if i not in links and any(h.slot == o.slot for o in a.outs):
-            return None  # b reads a's result in another order as well
-    outer = [None if i in links else _number_of(ins, h) for i, h in enumerate(b.ins)]
-    types = {}
-    for numbers, work in ((inner, a), (outer, b)):
-        for n, t in zip(numbers, work.expression.inputs, strict=True):  # type: ignore[union-attr]
-            if n is not None:
-                types[n] = t
-    builder = Builder([types[i] for i in range(len(ins))])
-    made_a = _emit(builder, a, inner)
-    b_inputs = [made_a[links[i]] if n is None else n for i, n in enumerate(outer)]
-    made_b = _emit(builder, b, b_inputs)
-    keep = [k for k, o in enumerate(a.outs) if _still_read(graph, o, first, second)]
-    outs = [_as(a.outs[k], shape) for k in keep] + list(b.outs)
-    ends = [made_a[k] for k in keep] + made_b
-    return Work(
-        outs, ins, b.label, b.line, finish(builder, ends), parts=[*a.parts, *b.parts]
-    )
+    def _become(self, a: int, b: int, made: Work) -> int:
+        """Groups a and b are now one, with this work."""
+        before = (self.below[a] | self.below[b]) & ~(self.bits[a] | self.bits[b])
+        old = self.bits[a] | self.bits[b]
+        counted = self.work[a], self.work[b]
+        self.into[b] = a
+        self.work[a] = made
+        self.bits[a], self.below[a] = old, before
+        self.direct[a] = (self.direct[a] | self.direct.pop(b)) - {a, b}
+        self.last[a] = max(self.last[a], self.last.pop(b))
+        for gone in (self.work.pop(b), self.bits.pop(b), self.below.pop(b)):
+            del gone
+        new = before | old
+        for k, bits in self.below.items():
+            if bits & old:
+                self.below[k] = bits | new
+        self._count(counted, made)
+        return a
 
+    def _count(self, before: tuple[Work, Work], after: Work) -> None:
+        """Keep the numbers of readers of each slot."""
+        for w in before:
+            for h in w.ins:
+                self.left[h.slot] -= 1
+        for h in after.ins:
+            self.left[h.slot] = self.left.get(h.slot, 0) + 1
 
-def _as(h: Handle, shape) -> Handle:
-    """A contiguous result, under the shape of the joined work."""
-    return Handle(h.slot, h.layout.view(shape, _strides(shape), h.layout.offset))
-
-
-def _strides(shape):
-    from ..arrays import row_major
-
-    return row_major(shape)
-
-
-def _reshaped(h: Handle, old: tuple[int, ...], new: tuple[int, ...]) -> Handle | None:
-    """An input of work over `old`, walked in the same order over `new`."""
-    wide = h.layout.expanded(old)
-    if old == new:
-        return Handle(h.slot, wide)
-    strides = reshaped_strides(old, wide.strides, new)
-    return None if strides is None else Handle(h.slot, wide.view(new, strides))
-
-
-def _number_of(ins: list[Handle], h: Handle) -> int:
-    for i, known in enumerate(ins):
-        if known.slot == h.slot and known.layout is h.layout:
-            return i
-    ins.append(h)
-    return len(ins) - 1
-
-
-def _emit(builder: Builder, work: Work, inputs) -> list[int]:
-    """The instructions of work's expression on other inputs: its outputs' value numbers."""
-    expression = work.expression
-    assert expression is not None
-    values = list(inputs)
-    for j in expression.instructions:
-        operands = tuple(values[o] for o in j.operands)
-        values.append(builder.emit(j.name, j.dtype, operands, j.immediate).value)
-    return [values[o] for o in expression.outputs]
-
-
-def _still_read(graph: Graph, out: Handle, first: int, second: int) -> bool:
-    """Whether anybody but the work at `second` reads what the work at `first` writes."""
-    if graph.slots[out.slot].kept:
-        return True
-    return any(
-        h.slot == out.slot
-        for i, w in enumerate(graph.work)
-        if i not in (first, second)
-        for h in w.ins
-    )
-
-
-def _drop_unread(graph: Graph) -> None:
-    """Forget work whose results nobody reads."""
-    while True:
-        readers = graph.readers()
-        kept = []
-        for w in graph.work:
-            used = [graph.slots[h.slot].kept or h.slot in readers for h in w.outs]
-            if any(used) or w.can_fault:
-                kept.append(w)
-        if len(kept) == len(graph.work):
-            return
-        graph.work = kept
+    def ordered(self) -> list[Work]:
+        """The groups, each after those it needs, else as late as its last piece."""
+        waits = {g: self._direct(g) for g in self.work}
+        users: dict[int, list[int]] = {}
+        for g, needs in waits.items():
+            for k in needs:
+                users.setdefault(k, []).append(g)
+        missing = {g: len(needs) for g, needs in waits.items()}
+        ready = [(self.last[g], g) for g, n in missing.items() if n == 0]
+        heapq.heapify(ready)
+        made = []
+        while ready:
+            _, g = heapq.heappop(ready)
+            made.append(self.work[g])
+            for k in users.get(g, ()):
+                missing[k] -= 1
+                if not missing[k]:
+                    heapq.heappush(ready, (self.last[k], k))
+        assert len(made) == len(self.work), "groups need each other"
+        return made

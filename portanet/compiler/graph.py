@@ -7,7 +7,7 @@ merge it; all other work is a kernel with its words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..arrays import Emitter, Handle, layout
@@ -41,6 +41,19 @@ class Work:
     parts: list[str] = field(default_factory=list)  # the operators merged into this one
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the elements that elementwise work goes over."""
+        return self.outs[0].layout.shape
+
+    @property
+    def size(self) -> int:
+        return self.outs[0].layout.size
+
+    def but(self, **changes: Any) -> Work:
+        """The same work with some fields changed."""
+        return replace(self, **changes)
+
+    @property
     def can_fault(self) -> bool:
         """Whether bad data can stop it."""
         known = self.program if self.expression is None else self.expression
@@ -72,9 +85,27 @@ class Graph:
         """Slot -> the numbers of the work that reads it."""
         found: dict[int, list[int]] = {}
         for i, w in enumerate(self.work):
-            for h in w.ins:
-                found.setdefault(h.slot, []).append(i)
+            for slot in {h.slot for h in w.ins}:
+                found.setdefault(slot, []).append(i)
         return found
+
+
+def dependencies(work: Sequence[Work]) -> list[set[int]]:
+    """For each piece of work, the numbers of those that must run before it: who wrote what
+    it reads or writes, and who reads what it writes."""
+    writers: dict[int, list[int]] = {}
+    readers: dict[int, list[int]] = {}
+    found = []
+    for i, w in enumerate(work):
+        needs: set[int] = set()
+        for h in w.ins:
+            needs.update(writers.get(h.slot, ()))
+            readers.setdefault(h.slot, []).append(i)
+        for h in w.outs:
+            needs.update(writers.get(h.slot, ()), readers.get(h.slot, ()))
+            writers.setdefault(h.slot, []).append(i)
+        found.append(needs - {i})
+    return found
 
 
 class Recorder(Emitter):

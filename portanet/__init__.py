@@ -204,7 +204,10 @@ __array_api_version__ = "2024.12"
 
 # Loaded when first used, so that importing portanet stays quick.
 _LATER = {"nn", "optim", "data", "io", "testing"}
-_FROM = {"save": "io", "load": "io", "compile": "compiled"}
+_FROM = {
+    "save": "io", "load": "io", "compile": "compiled",
+    **dict.fromkeys(("export", "load_exported", "export_web"), "exported"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

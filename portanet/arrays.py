@@ -62,6 +62,8 @@ class Layout:
 
     def expanded(self, shape: tuple[int, ...]) -> Layout:
         """Broadcast to `shape`: repeated dimensions get stride 0."""
+        if shape == self.shape:
+            return self
         lead = len(shape) - len(self.shape)
         old = zip(self.shape, self.strides, shape[lead:], strict=True)
         strides = [0 if n == 1 and n != to else s for n, s, to in old]

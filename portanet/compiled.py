@@ -8,6 +8,7 @@ which gradients were there, the train/eval state of modules.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,14 @@ def unflatten(structure: Any, leaves: Any) -> Any:
 class Trace:
     """One traced call: its plan, its guards, and what it assigns."""
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict):
+    def __init__(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict,
+        memory_limit: int | None = None,
+    ):
+        self.memory_limit = memory_limit
         tensors: list[Tensor] = []
         structure = flatten((args, kwargs), tensors)
         tracer = Tracer()
@@ -130,11 +138,11 @@ class Trace:
         self.handles = [(t, t.node is not None) for t, _ in tracer.states.values()]
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
-        optimise(graph)
         replaced = {
             self.count + k: tracer.states[id(t)][1].origin
             for k, t in enumerate(self.assigned)
         }
+        optimise(graph, replaced, self.memory_limit)
         self.plan = Plan(graph, replaced)
 
     def _settle(self, tracer: Tracer) -> None:
@@ -174,15 +182,16 @@ class Trace:
             leaf.grad = grad
 
     def replay(self, tensors: list[Tensor]) -> Any:
-        """Run the plan, then assign what the function assigned."""
-        made = self.plan.run(tensors)
-        for t, value in zip(self.assigned, made[self.count :], strict=False):
-            t.value = value
-        for leaf in self.cleared:
-            leaf.grad = None
-        for leaf, i in self.graded:
-            leaf.grad = Tensor(made[i])
+        """Run the plan and assign what the function assigned, all of it or nothing."""
+        made = self.plan.run(tensors, self._assignments)
         return unflatten(self.structure, iter([Tensor(v) for v in made[: self.count]]))
+
+    def _assignments(self, made: list[Array]) -> list[tuple]:
+        values = zip(self.assigned, made[self.count :], strict=False)
+        calls: list[tuple] = [(setattr, t, "value", value) for t, value in values]
+        calls += [(setattr, leaf, "grad", None) for leaf in self.cleared]
+        calls += [(setattr, leaf, "grad", Tensor(made[i])) for leaf, i in self.graded]
+        return calls
 
 
 def _check_history(results: list[Tensor]) -> None:
@@ -203,12 +212,15 @@ def _check_history(results: list[Tensor]) -> None:
 class Compiled:
     """A compiled function; see `compile`."""
 
-    def __init__(self, function: Callable, verify: int = 0):
+    def __init__(
+        self, function: Callable, verify: bool = False, memory_limit: int | None = None
+    ):
         functools.update_wrapper(self, function)
         self.function = function
-        self.verify = verify
+        self.verify, self.memory_limit = verify, memory_limit
         self.traces: dict[Any, list[Trace]] = {}
         self.reasons: list[str] = []  # why each trace was made
+        self.lock = threading.RLock()
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -216,6 +228,11 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:
             return self.function(*args, **kwargs)
+        # One call at a time: each reads the states that the one before has assigned.
+        with self.lock:
+            return self._call(args, kwargs)
+
+    def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         tensors: list[Tensor] = []
         structure = flatten((args, kwargs), tensors)
         layouts = [t.value.layout for t in tensors]
@@ -224,7 +241,7 @@ class Compiled:
         for trace in known:
             if trace.fits():
                 return trace.replay(tensors)
-        trace = Trace(self.function, args, kwargs)
+        trace = Trace(self.function, args, kwargs, self.memory_limit)
         self.reasons.append(_reason(bool(self.traces), known))
         self.traces.setdefault(key, []).append(trace)
         if self.verify:
@@ -276,7 +293,9 @@ class Compiled:
     def _plan(self, index: int) -> Plan:
         traces = [t for found in self.traces.values() for t in found]
         if not traces:
-            raise RuntimeError(f"compile: {self.function} has no plan yet; call it once")
+            raise RuntimeError(
+                f"compile: {self.function} has no plan yet; call it once"
+            )
         return traces[index].plan
 
     def _describe(self, rows_of: Callable) -> str:
@@ -319,7 +338,12 @@ def _check_close(i: int, results: int, got: Any, want: Any) -> None:
         )
 
 
-def compile(function: Callable | None = None, *, verify: bool = False) -> Any:
+def compile(
+    function: Callable | None = None,
+    *,
+    verify: bool = False,
+    memory_limit: int | None = None,
+) -> Any:
     """A function of tensors, traced at its first call and replayed at later ones.
 
     Any function: a whole training step with backward and optimizer, or a forward pass. The
@@ -328,6 +352,8 @@ def compile(function: Callable | None = None, *, verify: bool = False) -> Any:
     only while it is traced: a branch on a tensor's value, or `.item()`, raises TraceError.
 
     verify: at each trace, also run eagerly on the same states, and compare.
+    memory_limit: bytes that a replay may have for temporaries and results; values are
+    computed again rather than kept until it holds. OutOfMemoryError names the least there is.
 
     >>> @pn.compile
     ... def step(x):
@@ -336,5 +362,5 @@ def compile(function: Callable | None = None, *, verify: bool = False) -> Any:
     tensor([3.])
     """
     if function is None:
-        return functools.partial(compile, verify=verify)
-    return Compiled(function, verify)
+        return functools.partial(compile, verify=verify, memory_limit=memory_limit)
+    return Compiled(function, verify, memory_limit)

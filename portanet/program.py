@@ -20,6 +20,12 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Output
                 contiguous (batch, m, n). y[b, i, j] = sum_l a[b, i, l] * x[b, l, j].
                 float16 and bfloat16 accumulate in float32, integers wrap.
+  convolve      n, groups, channels, outputs (of a group), x[3], y[3], kernel[3], stride[3],
+                padding[3] (in front), dilation[3], x_offset, w_offset, y_offset. All
+                contiguous and of one floating dtype; axes that are missing, in front, have
+                size 1. options: (which,): "forward" makes y of x and w, "input" makes x of
+                y and w, "weight" makes w of x and y.  y[n, g o' + o, p] = sum over c, t of
+                x[n, g c' + c, p stride + t dilation - padding] * w[g o' + o, c, t].
   scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
                 contiguous (outer, n, inner). options: (which, mode): which is sum or prod,
                 mode "inclusive" or "exclusive" (which leaves out the element itself).

@@ -10,6 +10,7 @@ import pytest
 
 import portanet as pn
 from portanet.devices import Device, report
+from tests import browser
 
 REPORT = {n: d for n, d in report().items() if n in ("cpu", "wgpu", "cuda")}
 PRESENT = [name for name, found in REPORT.items() if isinstance(found, Device)]
@@ -28,6 +29,8 @@ def pytest_report_header(config):
             )
         else:
             lines.append(f"{name}: NOT TESTED: {found}")
+    missing = "NOT TESTED: the page exports need it (apt-get install chromium)"
+    lines.append(f"chromium: {browser.CHROMIUM or missing}")
     return lines
 
 

@@ -1,5 +1,9 @@
 """Compiled functions: the same numbers as eager, states found, guards kept."""
 
+import signal
+import sys
+import threading
+
 import numpy as np
 import pytest
 
@@ -173,7 +177,9 @@ def test_reading_a_value_in_a_trace_names_the_line(device):
     def step(x):
         return x * x.sum().item()
 
-    with pytest.raises(TraceError, match=r"test_compile.py:\d+ in step reads the value"):
+    with pytest.raises(
+        TraceError, match=r"test_compile.py:\d+ in step reads the value"
+    ):
         pn.compile(step)(pn.ones(3, device=device))
     assert (pn.ones(3, device=device) + 1).sum().item() == 6  # nothing is left behind
 
@@ -262,3 +268,334 @@ def test_verify_compares_with_eager_and_leaves_states_right(device):
 def test_explaining_before_the_first_call_says_what_to_do():
     with pytest.raises(RuntimeError, match="call it once first"):
         pn.compile(lambda x: x).explain()
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_cleared_in_the_step_are_cleared_in_each_replay(device, to_none):
+    from portanet import nn, optim
+
+    def losses(wrap):
+        w = nn.Parameter(pn.tensor([1.0, 2.0], device=device))
+        optimizer = optim.SGD([w], lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad(set_to_none=to_none)
+            loss = (w * x).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run, x = wrap(step), pn.ones(2, device=device)
+        return [run(x).item() for _ in range(4)]
+
+    assert losses(pn.compile) == losses(lambda step: step)
+
+
+# What a user may do at the same time, before, and after -------------------------------------
+
+
+def counter(device, n=1000):
+    """A step that adds x to three states: one in place, one that is returned as well, one
+    that goes through a product."""
+    a, b = (pn.zeros(n, device=device) * 1 for _ in range(2))
+    c = pn.zeros((2, 2), device=device) * 1
+
+    def step(x):
+        a.assign(a + x)
+        b.assign(b + x * 2)
+        c.assign(c + pn.ones((2, 2), device=device) @ (c * 0 + 1))
+        return b
+
+    return step, (a, b, c)
+
+
+def counted(states):
+    a, b, c = (s.numpy() for s in states)
+    assert (a == a[0]).all() and (b == 2 * a[0]).all() and (c == 2 * a[0]).all()
+    return a[0]
+
+
+def test_threads_that_call_one_function_take_turns(device):
+    step, states = counter(device)
+    run = pn.compile(step)
+    xs = [pn.ones(1000, device=device), pn.ones(1, device=device)]
+
+    def work(k):
+        for i in range(50):
+            run(xs[(i + k) % 2])
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert counted(states) == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to a thread")
+def test_an_interrupt_leaves_all_states_new_or_all_old():
+    step, states = counter("cpu", 20_000)
+    run = pn.compile(step)
+    x = pn.ones(20_000, device="cpu")
+    run(x), run(x)
+    me, stop = threading.get_ident(), threading.Event()
+
+    def interrupt():
+        while not stop.wait(0.0007):
+            signal.pthread_kill(me, signal.SIGUSR1)
+
+    def raises(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    killer = threading.Thread(target=interrupt)
+    seen = 0
+    try:
+        killer.start()
+        for _ in range(300):
+            try:
+                run(x)
+            except InterruptedError:
+                seen += 1
+    except InterruptedError:
+        seen += 1
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        stop.set()
+        killer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert seen
+    assert counted(states) >= 2
+
+
+def test_a_fault_in_the_data_leaves_all_states_as_they_were():
+    step, states = counter("cpu")
+    table = pn.ones(4, device="cpu")
+
+    def faulty(x, i):
+        step(x)
+        return pn.take(table, i) + 1
+
+    run = pn.compile(faulty)
+    x = pn.ones(1000, device="cpu")
+    run(x, pn.tensor([1], device="cpu"))
+    with pytest.raises(IndexError, match="out of range"):
+        run(x, pn.tensor([7], device="cpu"))
+    assert counted(states) == 1
+
+
+def test_the_old_value_of_a_state_stays_with_who_holds_it(device):
+    w = pn.zeros(5, device=device) * 1
+    run = pn.compile(lambda x: w.assign(w + x))
+    x = pn.ones(5, device=device)
+    run(x)
+    held, view, row = w.detach(), w.reshape(1, 5), w[1:3]
+    run(x), run(x)
+    for old in (held, view, row):
+        assert (old.numpy() == 1).all()
+    assert (w.numpy() == 3).all()
+
+
+def test_two_handles_of_one_value_go_apart(device):
+    a = pn.zeros(5, device=device) * 1
+    b = a.detach()
+
+    def step(x):
+        a.assign(a + x)
+        return b * 1
+
+    run = pn.compile(step)
+    x = pn.ones(5, device=device)
+    for _ in range(3):
+        assert (run(x).numpy() == 0).all()
+    assert (a.numpy() == 3).all()
+
+
+def test_a_state_that_is_an_argument_too_is_read_before_it_is_written(device):
+    w = pn.ones(5, device=device) * 1
+
+    def step(x):
+        w.assign(w * 2)
+        return pn.flip(x) @ pn.ones((5, 5), device=device) + x
+
+    run = pn.compile(step)
+    for k in range(3):
+        want = 5.0 * 2**k + 2**k
+        assert (run(w).numpy() == want).all()
+
+
+def test_states_that_exchange_values(device):
+    a, b = pn.zeros(5, device=device) * 1, pn.ones(5, device=device) * 1
+
+    def step():
+        old = a.detach()
+        a.assign(b)
+        b.assign(old)
+
+    run = pn.compile(step)
+    for k in range(1, 5):
+        run()
+        assert (a.numpy() == k % 2).all() and (b.numpy() == (k + 1) % 2).all()
+
+
+def test_a_state_read_again_after_it_was_assigned(device):
+    w = pn.ones((4, 4), device=device) * 1
+
+    def step(x):
+        old = w.detach()
+        w.assign(w + x)
+        return old @ w, old.sum() + w.sum(), w
+
+    run = pn.compile(step)
+    x = pn.ones((4, 4), device=device)
+    for k in range(1, 4):
+        product, total, now = run(x)
+        assert (product.numpy() == 4 * k * (k + 1)).all()
+        assert total.item() == 16 * (2 * k + 1) and (now.numpy() == k + 1).all()
+
+
+def test_a_state_is_written_in_place_by_each_replay():
+    w = pn.zeros(1000, device="cpu") * 1
+    run = pn.compile(lambda x: w.assign(w + x))
+    x = pn.ones(1000, device="cpu")
+    run(x)
+    buffer = id(w.value.buffer)
+    run(x)
+    assert id(w.value.buffer) == buffer
+
+
+def test_memory_is_flat_over_many_replays(device):
+    x, y = batch(device)
+    run = pn.compile(adam_step(net(device)))
+    memory = x.device.backend.memory
+    for _ in range(50):
+        run(x, y)
+    x.device.backend.wait()
+    before = memory()["used"]
+    for _ in range(10_000 if device == "cpu" else 500):
+        run(x, y)
+    x.device.backend.wait()
+    assert memory()["used"] <= before
+    assert sum(map(len, run.traces.values())) == 1
+
+
+def test_a_hundred_shapes_are_a_hundred_plans_that_all_work(device):
+    w = pn.zeros(1, device=device) * 1
+
+    def step(x):
+        w.assign(w + x.sum())
+        return x * 2
+
+    run = pn.compile(step)
+    for _ in range(2):
+        for n in range(1, 101):
+            assert run(pn.ones(n, device=device)).shape == (n,)
+    assert len(run.traces) == 100 and w.item() == 2 * 5050
+
+
+def test_a_limit_of_memory_is_held_with_the_same_numbers(device):
+    rng = np.random.default_rng(0)
+    x = pn.tensor(rng.normal(size=(64, 64)), "float32", device)
+
+    def step(x):
+        kept = [pn.tanh(x * (k / 8)) for k in range(8)]
+        y = x
+        for k in (*kept, *kept[::-1]):
+            y = y @ k / 8
+        return y
+
+    free, small = pn.compile(step), pn.compile(step, memory_limit=140_000)
+    want, got = free(x).numpy(), small(x).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    ((trace,),) = small.traces.values()
+    assert trace.plan.peak <= 140_000 < next(iter(free.traces.values()))[0].plan.peak
+    with pytest.raises(pn.OutOfMemoryError, match="is the least that"):
+        pn.compile(step, memory_limit=1000)(x)
+
+
+# Programs made at random ------------------------------------------------------------------------
+
+
+def apart(x):
+    """x, as a sum of two arrays that are zero but for a region."""
+    a, b = pn.zeros(x.shape, device=x.device), pn.zeros(x.shape, device=x.device)
+    a[0:1], b[1:] = x[0:1], x[1:]
+    return a + b
+
+
+def partners(x, pool):
+    """Values that broadcast to x."""
+    return [
+        p
+        for p in pool
+        if p.ndim <= x.ndim
+        and all(m in (1, n) for m, n in zip(p.shape[::-1], x.shape[::-1], strict=False))
+    ]
+
+
+UNARY = {
+    "tanh": (0, pn.tanh),
+    "scale": (0, lambda x: x * 0.5 + 1),
+    "transpose": (2, lambda x: x.mT),
+    "flat": (0, lambda x: x.reshape(-1)),
+    "halves": (1, lambda x: x.reshape(2, -1) if x.size % 2 == 0 else x),
+    "tail": (1, lambda x: x[1:] if len(x) > 1 else x),
+    "reverse": (1, lambda x: x[..., ::-1]),
+    "rows": (1, lambda x: x.sum(axis=0)),
+    "columns": (1, lambda x: x.mean(axis=-1, keepdims=True)),
+    "product": (2, lambda x: x @ (x.mT * 0.1)),
+    "twice": (1, lambda x: pn.concat([x, x * 2], axis=-1)),
+    "apart": (1, lambda x: apart(x) if len(x) > 1 else x),
+    "places": (
+        1,
+        lambda x: (
+            pn.where(x > 0.1, x, -x)
+            + pn.arange(x.shape[-1], device=x.device).astype("float32")
+        ),
+    ),
+    "wide": (0, lambda x: pn.broadcast_to(x, (2, *x.shape))),
+    "softmax": (1, pn.softmax),
+}
+BINARY = [pn.add, pn.multiply, pn.maximum]
+
+
+def random_step(seed, states):
+    """A function of tensors, and of states that it assigns."""
+
+    def step(*xs):
+        rng = np.random.default_rng(seed)
+        pool = [*xs, *states]
+        for _ in range(rng.integers(3, 30)):
+            x = pool[rng.integers(len(pool))]
+            if rng.integers(3) == 0:
+                others = partners(x, pool)
+                y = BINARY[rng.integers(3)](x, others[rng.integers(len(others))])
+            else:
+                rank, function = list(UNARY.values())[rng.integers(len(UNARY))]
+                y = function(x) if x.ndim >= rank else x - 0.25
+            if y.size < 3000:
+                pool.append(y)
+        for s in states:
+            same = [p for p in pool if p.shape == s.shape]
+            s.assign(same[rng.integers(len(same))])
+        return [pool[i].detach() for i in (*rng.integers(0, len(pool), 3), -1)]
+
+    return step
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_random_program_gives_the_numbers_of_eager(seed, device):
+    rng = np.random.default_rng(seed)
+    start = [rng.normal(size=s) for s in ((4, 6), (6,))]
+    eager, compiled = (
+        [pn.tensor(v, "float32", device) for v in start] for _ in range(2)
+    )
+    plain, run = random_step(seed, eager), pn.compile(random_step(seed, compiled))
+    for _ in range(3):
+        values = [rng.normal(size=s) for s in ((4, 6), (6,), (2, 3, 4), (12,), ())]
+        xs = [pn.tensor(v, "float32", device) for v in values]
+        want, got = [*plain(*xs), *eager], [*run(*xs), *compiled]
+        for g, w in zip(got, want, strict=True):
+            w = w.numpy()
+            scale = max(1.0, np.abs(w[np.isfinite(w)]).max(initial=0))
+            np.testing.assert_allclose(g.numpy(), w, rtol=3e-4, atol=1e-4 * scale)

@@ -35,7 +35,7 @@ LAYERS = (
     ("namespace",),
     ("testing", "compiled"),
     ("nn", "data", "io"),
-    ("optim",),
+    ("optim", "exported"),
     ("doctor",),
     ("__init__",),
     ("cli",),

@@ -22,9 +22,10 @@ class Recurrence(nn.Module):
         h = c = pn.zeros((x.shape[1], self.hidden), device=x.device)
         bias = self.bias_ih_l0 + self.bias_hh_l0
         x = nn.functional.linear(x, self.weight_ih_l0, bias)
-        turned, outputs = self.weight_hh_l0.T, []
-        for t in range(x.shape[0]):
-            i, f, g, o = pn.split(x[t] + h @ turned, self.hidden, axis=1)
+        outputs = []
+        for now in pn.unstack(x):
+            gates = now + nn.functional.linear(h, self.weight_hh_l0)
+            i, f, g, o = pn.split(gates, self.hidden, axis=1)
             c = pn.sigmoid(f) * c + pn.sigmoid(i) * pn.tanh(g)
             h = pn.sigmoid(o) * pn.tanh(c)
             outputs.append(h)

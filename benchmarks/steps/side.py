@@ -44,7 +44,9 @@ def torch_step(model: Any, weights: Weights, sizes, batches: list[Batch], mode="
     step = model.build({k: torch.tensor(w) for k, w in weights.items()}, sizes)
     step = torch.compile(step) if mode == "compiled" else step
     tensors = [[torch.tensor(a) for a in pair] for pair in batches]
-    whole = [[t if t.is_floating_point() else t.long() for t in pair] for pair in tensors]
+    whole = [
+        [t if t.is_floating_point() else t.long() for t in pair] for pair in tensors
+    ]
     there = cycle(whole)
     return lambda: step(*next(there)).item()
 
@@ -104,7 +106,9 @@ def main() -> None:
             step()
         print((time.perf_counter() - began) / steps, flush=True)
     peak = memory_mib().get("peak", 0)
-    print(json.dumps({"peak_mib": peak, "over_the_start_mib": peak - start}), flush=True)
+    print(
+        json.dumps({"peak_mib": peak, "over_the_start_mib": peak - start}), flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,13 @@ WORKLOADS = {
     ),
     "lstm": Workload(
         "lstm",
-        {"vocabulary": 1000, "embedding": 128, "hidden": 256, "length": 40, "batch": 16},
+        {
+            "vocabulary": 1000,
+            "embedding": 128,
+            "hidden": 256,
+            "length": 40,
+            "batch": 16,
+        },
         _lstm_weights,
         _time_first,
     ),

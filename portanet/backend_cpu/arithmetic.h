@@ -48,24 +48,37 @@ PN_TO_INTEGER(pn_to_uint32, uint32_t, -1.0, 0x1p32, 0, UINT32_MAX)
 PN_TO_INTEGER(pn_to_int64, int64_t, -0x1p63, 0x1p63, INT64_MIN, INT64_MAX)
 
 // x / 0 and x mod 0 are 0; the quotient rounds down; INT_MIN / -1 wraps.
-#define PN_SIGNED_DIVISION(type, C) \
-    static inline C pn_floordiv_##type(C x, C y) { \
-        if (y == 0) return 0; \
-        if (y == -1) return -x; \
-        C q = x / y; \
-        return q - (x % y != 0 && (x < 0) != (y < 0)); \
-    } \
-    static inline C pn_mod_##type(C x, C y) { \
-        if (y == 0 || y == -1) return 0; \
-        C r = x % y; \
-        return r + (r != 0 && (r < 0) != (y < 0) ? y : 0); \
-    }
-PN_SIGNED_DIVISION(int32, int32_t)
-PN_SIGNED_DIVISION(int64, int64_t)
-static inline uint32_t pn_floordiv_uint32(uint32_t x, uint32_t y) {
-    return y ? x / y : 0;
+static inline int64_t pn_floordiv_int64(int64_t x, int64_t y) {
+    if (y == 0) return 0;
+    if (y == -1) return -x;
+    int64_t q = x / y;
+    return q - (x % y != 0 && (x < 0) != (y < 0));
 }
-static inline uint32_t pn_mod_uint32(uint32_t x, uint32_t y) { return y ? x % y : 0; }
+static inline int64_t pn_mod_int64(int64_t x, int64_t y) {
+    if (y == 0 || y == -1) return 0;
+    int64_t r = x % y;
+    return r + (r != 0 && (r < 0) != (y < 0) ? y : 0);
+}
+// 32 bits divide in double, where loops vectorise: a quotient of such integers that is not
+// whole is at least 2^-32 of itself from a whole number, so it rounds to no other one.
+static inline int32_t pn_floordiv_int32(int32_t x, int32_t y) {
+    int32_t d = y == 0 || y == -1 ? 1 : y, q = (int32_t)((double)x / (double)d);
+    int32_t r = x - q * d, down = q - ((r != 0) & ((r ^ d) < 0));
+    down = y == -1 ? -x : down;
+    return y == 0 ? 0 : down;
+}
+static inline int32_t pn_mod_int32(int32_t x, int32_t y) {
+    int32_t d = y == 0 || y == -1 ? 1 : y, r = x - (int32_t)((double)x / (double)d) * d;
+    return r + ((r != 0) & ((r ^ d) < 0) ? d : 0);
+}
+static inline uint32_t pn_floordiv_uint32(uint32_t x, uint32_t y) {
+    uint32_t q = (uint32_t)((double)x / (double)(y ? y : 1));
+    return y ? q : 0;
+}
+static inline uint32_t pn_mod_uint32(uint32_t x, uint32_t y) {
+    uint32_t d = y ? y : 1;
+    return x - (uint32_t)((double)x / (double)d) * d;
+}
 
 // Wrapping powers; a negative exponent gives 0 but for the bases 1 and -1.
 static inline uint64_t pn_power(uint64_t x, uint64_t y) {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..arrays import Handle, collapse, row_major
 from ..scalars import Builder, Instruction, finish
 from .graph import Work
-from .walk import Walk, parts, refined, walk
+from .walk import Walk, is_whole, parts, refined, walk
 
 # Expressions stay small enough to read, and to keep their values in registers.
 MAX_INSTRUCTIONS = 200
@@ -37,26 +37,38 @@ def absorb(w: Work, p: Work, keep: Sequence[Handle] = ()) -> Work | None:
     made = {h.slot: k for k, h in enumerate(p.outs)}
     if any(not _passes(p.outs[made[h.slot]], h) for h in w.ins if h.slot in made):
         return None
-    operands = [*p.ins, *keep]
-    wide = [h.layout.expanded(p.shape).strides for h in operands]
-    sizes, strides = collapse(p.shape, wide)
     whole = bool(keep) or not any(h.slot in made for h in w.ins)
     if whole and w.size != p.size:
         return None
+    if _is_aligned(w, p, made):
+        walks = {i: None for i, h in enumerate(w.ins) if h.slot in made}
+        return _build(w, p, made, keep, (), (), walks)
+    wide = [h.layout.expanded(p.shape).strides for h in (*p.ins, *keep)]
+    sizes, strides = collapse(p.shape, wide)
     w = _split_for(w, made, sizes, whole)
     walks = _walks(w, made, sizes, whole)
-    if walks is None:
+    if walks is None or whole and any(v != walks[-1] for v in walks.values()):
         return None
-    identity = walks.get(None)
-    if whole and any(v != identity for v in walks.values()):
-        return None
-    return _build(w, p, made, keep, list(strides), walks)
+    return _build(w, p, made, keep, sizes, strides, walks)
+
+
+def _is_aligned(w: Work, p: Work, made: dict[int, int]) -> bool:
+    """Whether both go over the same shape, and w reads each element of p where it is."""
+    return w.shape == p.shape and all(
+        is_whole(h.layout) and h.layout.shape == w.shape
+        for h in w.ins
+        if h.slot in made
+    )
 
 
 def _passes(written: Handle, read: Handle) -> bool:
     """Whether a value is the same when it has been stored, and is whole."""
     x = written.layout
-    return read.layout.dtype is x.dtype is x.dtype.compute and x.contiguous and not x.offset
+    return (
+        read.layout.dtype is x.dtype is x.dtype.compute
+        and x.contiguous
+        and not x.offset
+    )
 
 
 def _split_for(w: Work, made: dict[int, int], sizes, whole: bool) -> Work:
@@ -74,11 +86,9 @@ def _split_for(w: Work, made: dict[int, int], sizes, whole: bool) -> Work:
 
 
 def _walks(w: Work, made: dict[int, int], sizes, whole: bool):
-    """Input of w, or None for the order of w itself -> its walk over p."""
-    found: dict[int | None, Walk] = {}
-    views: list[tuple[int | None, tuple[int, ...], int]] = []
-    if whole:
-        views.append((None, row_major(w.shape), 0))
+    """Input of w, or -1 for the order of w itself -> its walk over p."""
+    found: dict[int, Walk | None] = {}
+    views = [(-1, row_major(w.shape), 0)] if whole else []
     for i, h in enumerate(w.ins):
         if h.slot in made:
             views.append((i, h.layout.expanded(w.shape).strides, h.layout.offset))
@@ -90,13 +100,20 @@ def _walks(w: Work, made: dict[int, int], sizes, whole: bool):
     return found
 
 
-def _build(w: Work, p: Work, made, keep, strides, walks: dict[int | None, Walk]) -> Work:
-    def along(h: Handle, k: int, seen: Walk) -> Handle:
+def _build(
+    w: Work, p: Work, made, keep, sizes, strides, walks: dict[int, Walk | None]
+) -> Work:
+    """The joined work; a walk that is None is over the same elements in the same place."""
+
+    def along(h: Handle, k: int, seen: Walk | None) -> Handle:
+        if seen is None:
+            return Handle(h.slot, h.layout.expanded(w.shape))
         at = h.layout.offset + seen.offset(strides[k])
         return Handle(h.slot, h.layout.view(w.shape, seen.strides(strides[k]), at))
 
     inputs = _Inputs()
-    distinct = list(dict.fromkeys(walks.values()))
+    own_order = walks.pop(-1, None)
+    distinct = list(dict.fromkeys(walks.values())) or [own_order]
     read = {
         seen: [inputs.number(along(h, k, seen)) for k, h in enumerate(p.ins)]
         for seen in distinct
@@ -107,7 +124,6 @@ def _build(w: Work, p: Work, made, keep, strides, walks: dict[int | None, Walk])
         if i not in walks
     }
     builder = Builder([h.layout.dtype.compute for h in inputs.handles])
-    sizes = _sizes_of(p, [*p.ins, *keep])
     ends = {
         seen: emit(builder, p, read[seen], _position(builder, w.shape, sizes, seen))
         for seen in distinct
@@ -119,18 +135,14 @@ def _build(w: Work, p: Work, made, keep, strides, walks: dict[int | None, Walk])
     results = emit(builder, w, values)
     outs = list(w.outs)
     for k, h in enumerate(keep):
-        outs.append(along(h, len(p.ins) + k, walks[None]))
-        results.append(ends[walks[None]][made[h.slot]])
+        outs.append(along(h, len(p.ins) + k, own_order))
+        results.append(ends[own_order][made[h.slot]])
     return w.but(
         outs=outs,
         ins=inputs.handles,
         expression=finish(builder, results),
         parts=[*p.parts, *w.parts],
     )
-
-
-def _sizes_of(p: Work, operands) -> tuple[int, ...]:
-    return collapse(p.shape, [h.layout.expanded(p.shape).strides for h in operands])[0]
 
 
 class _Inputs:
@@ -164,12 +176,17 @@ def emit(builder: Builder, work: Work, inputs: Sequence[int], index=None) -> lis
     return [values[o] for o in expression.outputs]
 
 
-def _position(builder: Builder, shape, sizes, seen: Walk):
+def _position(builder: Builder, shape, sizes, seen: Walk | None):
     """What stands for `index` in a formula that is walked in another order; None where the
     order is the same."""
+    if seen is None:
+        return None
     radix = row_major(sizes)
     strides, offset = seen.strides(radix), seen.offset(radix)
-    same = all(a == b or n == 1 for a, b, n in zip(strides, row_major(shape), shape, strict=True))
+    same = all(
+        a == b or n == 1
+        for a, b, n in zip(strides, row_major(shape), shape, strict=True)
+    )
     if same and not offset:
         return None
 

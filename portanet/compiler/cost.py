@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
 from ..scalars import Expression
-from .graph import Work
+from .graph import Graph, Work
 
 # Of one instruction; what is not named here is 1.
 INSTRUCTIONS = {
@@ -20,6 +23,7 @@ INSTRUCTIONS = {
 }
 MOVE = 2  # to read or write an element in memory
 LAUNCH = 4096  # about a microsecond of one core
+SLACK = 1 << 16  # bytes more that may stay alive for a launch less
 
 
 def of(expression: Expression) -> int:
@@ -30,3 +34,16 @@ def of(expression: Expression) -> int:
 def varying(w: Work) -> int:
     """How many inputs differ from element to element."""
     return sum(any(h.layout.expanded(w.shape).strides) for h in w.ins)
+
+
+def kernels_before(work: Sequence[Work]) -> list[int]:
+    """For each place, how many pieces of work before it are not elementwise."""
+    return [0, *accumulate(w.expression is None for w in work)]
+
+
+def lingers(graph: Graph, p: Work, readers: Callable[[int], int]) -> bool:
+    """Whether more stays alive if p runs later: what only p reads is larger than what it
+    makes. A long sum would otherwise wait for all of its terms."""
+    slots = {h.slot for h in p.ins if readers(h.slot) == 1}
+    read = sum(graph.slots[s].nbytes for s in slots if graph.slots[s].source is None)
+    return read - sum(graph.slots[h.slot].nbytes for h in p.outs) > SLACK

@@ -38,7 +38,9 @@ def _nbytes(w: Work, itemsize: Any) -> int:
 def _flops(w: Work) -> int:
     """Arithmetic operations; each instruction of an expression counts as one."""
     if w.expression is not None:
-        counted = [i for i in w.expression.instructions if i.name not in ("const", "cast")]
+        counted = [
+            i for i in w.expression.instructions if i.name not in ("const", "cast")
+        ]
         return len(counted) * math.prod(w.outs[0].layout.shape)
     if w.program is not None and w.program.kernel == "matmul":
         batch, m, n, k = w.words[:4]
@@ -91,15 +93,20 @@ def text(plan: Plan, made: Sequence[Row]) -> str:
     lines[0] += " operators, line"
     for r in made:
         shape = "x".join(map(str, r.shape)) or "1"
-        cells = f"{r.number:>3} {r.kernel:<12} {shape:<18} {r.nbytes:>10} {r.flops:>11} "
+        cells = (
+            f"{r.number:>3} {r.kernel:<12} {shape:<18} {r.nbytes:>10} {r.flops:>11} "
+        )
         if r.time_us is not None:
             rate = r.nbytes / r.time_us / 1e3
-            cells += f"{r.time_us:>9.1f} {rate:>7.1f} {r.flops / r.time_us / 1e3:>8.1f} "
+            cells += (
+                f"{r.time_us:>9.1f} {rate:>7.1f} {r.flops / r.time_us / 1e3:>8.1f} "
+            )
         lines.append(f"{cells} {' '.join(r.operators)}  ({r.line})")
     lines.append(
         f"{len(made)} launches, {sum(r.nbytes for r in made)} bytes moved, "
         f"{sum(r.flops for r in made)} operations, "
         f"{plan.memory.nbytes} bytes of temporaries in {len(plan.memory.sizes)} buffers, "
-        f"{len(plan.shared)} of {len(plan.made)} results written in place"
+        f"{len(plan.shared)} of {len(plan.made)} results written in place, "
+        f"{plan.peak} bytes at the peak"
     )
     return "\n".join(lines)

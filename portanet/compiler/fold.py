@@ -126,7 +126,12 @@ def _uncast(builder: Builder, j: Instruction, x: int) -> int | None:
     return made.operands[0] if start is j.dtype and start is bool_ else None
 
 
-_ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative}
+_ARITHMETIC = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+}
 
 
 def _computed(builder: Builder, j: Instruction, operands, numbers) -> Any:

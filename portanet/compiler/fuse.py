@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..arrays import Handle
+from . import cost
 from .absorb import MAX_INSTRUCTIONS, absorb
 from .graph import Graph, Work, dependencies
 
@@ -21,9 +22,9 @@ SMALL = 4096
 SIBLINGS = 8  # groups that are looked at for each input
 
 
-def fuse(graph: Graph, max_operands: int) -> None:
+def fuse(graph: Graph, max_operands: int, small: int = SMALL) -> None:
     """Join elementwise work where it fits, in one pass over the work."""
-    groups = Groups(graph, max_operands)
+    groups = Groups(graph, max_operands, small)
     for i in range(len(graph.work)):
         groups.add(i)
     graph.work = groups.ordered()
@@ -35,6 +36,7 @@ class Groups:
 
     graph: Graph
     max_operands: int
+    most: int  # elements of work that joins work it shares nothing with
     work: dict[int, Work] = field(default_factory=dict)
     into: dict[int, int] = field(default_factory=dict)  # a joined group -> by whom
     bits: dict[int, int] = field(default_factory=dict)  # of the pieces of a group
@@ -43,6 +45,7 @@ class Groups:
     last: dict[int, int] = field(default_factory=dict)  # the last piece of a group
 
     def __post_init__(self):
+        self.kernels = cost.kernels_before(self.graph.work)
         self.needs = dependencies(self.graph.work)
         self.writers = self.graph.writers()
         self.readers: dict[int, list[int]] = {}  # slot -> groups so far, some stale
@@ -74,7 +77,7 @@ class Groups:
             known = self.readers.setdefault(h.slot, [])
             if not known or known[-1] != group:
                 known.append(group)
-        if w.expression is not None and w.size <= SMALL:
+        if w.expression is not None and w.size <= self.most:
             self.small.setdefault(w.size, []).append(group)
 
     # ---- who may join whom
@@ -91,7 +94,7 @@ class Groups:
         """Groups that b reads from, the latest first; then those that read the same."""
         w, seen = self.work[b], {b}
         sources = [self.find(k) for h in w.ins for k in self.writers.get(h.slot, ())]
-        for a in sorted(set(sources) - seen, reverse=True):
+        for a in sorted((set(sources) - seen) & self.work.keys(), reverse=True):
             seen.add(a)
             yield a
         nearby = [
@@ -100,7 +103,7 @@ class Groups:
             if any(h.layout.expanded(w.shape).strides)
             for k in self.readers.get(h.slot, ())[-SIBLINGS:]
         ]
-        if w.size <= SMALL:
+        if w.size <= self.most:
             nearby += [self.find(k) for k in self.small.get(w.size, ())[-SIBLINGS:]]
         for a in nearby:
             if a not in seen:
@@ -112,16 +115,19 @@ class Groups:
         if p.expression is None or p.size != w.size or not self._may_meet(a, b):
             return None
         mine = {h.slot for h in p.outs}
-        reads = [h for h in w.ins if h.slot in mine]
-        if any(len(self.writers[s]) > 1 for s in {h.slot for h in reads}):
+        reads = {h.slot for h in w.ins if h.slot in mine}
+        if any(len(self.writers[s]) > 1 for s in reads):
             return None
+        if not reads and (p.can_fault or w.can_fault):
+            return None  # work that only shares a launch must not share a failure
         if any(h.slot in mine for h in w.outs) or self._clash(p, w):
             return None
         keep = [h for h in p.outs if self._still_read(h, w)]
+        far = self.kernels[self.last[b]] > self.kernels[self.last[a]]
+        if far and not keep and cost.lingers(self.graph, p, self.left.__getitem__):
+            return None
         operands = len({h.slot for h in (*p.ins, *w.ins)} - mine)
         if operands + len(keep) + len(w.outs) > self.max_operands:
-            return None
-        if len(p.expression.instructions) + len(w.expression.instructions) > 2 * MAX_INSTRUCTIONS:
             return None
         made = absorb(w, p, keep)
         if made is None or len(made.ins) + len(made.outs) > self.max_operands:
@@ -135,14 +141,11 @@ class Groups:
         return any(h.slot in theirs for h in p.ins)
 
     def _may_meet(self, a: int, b: int) -> bool:
-        """Whether nothing else needs a and is needed by b."""
-        for k in self._direct(b):
-            if k != a and self.below[k] & self.bits[a]:
-                return False
-        # b is the later one, but a may have grown to need it.
-        return not any(
-            k != b and (self.below[k] & self.bits[b]) for k in self._direct(a)
-        ) and not self.below[a] & self.bits[b]
+        """Whether a does not need b, and nothing else needs a and is needed by b."""
+        mine = self.bits[a]
+        if self.below[a] & self.bits[b]:
+            return False
+        return not any(k != a and self.below[k] & mine for k in self._direct(b))
 
     def _direct(self, g: int) -> set[int]:
         found = {self.find(k) for k in self.direct[g]} - {g}
@@ -151,38 +154,33 @@ class Groups:
 
     def _still_read(self, h: Handle, w: Work) -> bool:
         """Whether anybody but w reads what a piece of work writes."""
-        inside = sum(x.slot == h.slot for x in w.ins)
-        many = len(self.writers[h.slot]) > 1
-        return many or self.graph.slots[h.slot].kept or self.left.get(h.slot, 0) > inside
+        if self.graph.slots[h.slot].kept or len(self.writers[h.slot]) > 1:
+            return True
+        return self.left.get(h.slot, 0) > any(x.slot == h.slot for x in w.ins)
 
     # ---- joining
 
     def _become(self, a: int, b: int, made: Work) -> int:
         """Groups a and b are now one, with this work."""
-        before = (self.below[a] | self.below[b]) & ~(self.bits[a] | self.bits[b])
-        old = self.bits[a] | self.bits[b]
-        counted = self.work[a], self.work[b]
-        self.into[b] = a
-        self.work[a] = made
-        self.bits[a], self.below[a] = old, before
+        self._count((self.work[a], self.work.pop(b)), made)
+        self.into[b], self.work[a] = a, made
+        both = self.bits[a] | self.bits.pop(b)
+        below = (self.below[a] | self.below.pop(b)) & ~both
+        self.bits[a], self.below[a] = both, below
         self.direct[a] = (self.direct[a] | self.direct.pop(b)) - {a, b}
         self.last[a] = max(self.last[a], self.last.pop(b))
-        for gone in (self.work.pop(b), self.bits.pop(b), self.below.pop(b)):
-            del gone
-        new = before | old
         for k, bits in self.below.items():
-            if bits & old:
-                self.below[k] = bits | new
-        self._count(counted, made)
+            if bits & both:
+                self.below[k] = bits | both | below
         return a
 
     def _count(self, before: tuple[Work, Work], after: Work) -> None:
         """Keep the numbers of readers of each slot."""
         for w in before:
-            for h in w.ins:
-                self.left[h.slot] -= 1
-        for h in after.ins:
-            self.left[h.slot] = self.left.get(h.slot, 0) + 1
+            for slot in {h.slot for h in w.ins}:
+                self.left[slot] -= 1
+        for slot in {h.slot for h in after.ins}:
+            self.left[slot] = self.left.get(slot, 0) + 1
 
     def ordered(self) -> list[Work]:
         """The groups, each after those it needs, else as late as its last piece."""

@@ -6,11 +6,13 @@ merge it; all other work is a kernel with its words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..arrays import Emitter, Handle, layout
+from ..arrays import Emitter, Handle, collapse, layout
+from ..arrays import _mode as mode_of
 from ..devices import Device
 from ..op import Spec
 from ..program import Program
@@ -108,6 +110,40 @@ def dependencies(work: Sequence[Work]) -> list[set[int]]:
     return found
 
 
+def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
+    """The program of a piece of work, and its words."""
+    if w.expression is None:
+        assert w.program is not None
+        return w.program, w.words
+    program, words = _elementwise_program(w)
+    return program, tuple(words)
+
+
+def _elementwise_program(w: Work) -> tuple[Program, list[int]]:
+    """The program and the words of elementwise work."""
+    shape = w.outs[0].layout.shape
+    layouts = [h.layout for h in w.outs] + [h.layout.expanded(shape) for h in w.ins]
+    sizes, strides = collapse(shape, [x.strides for x in layouts])
+    modes = "".join(mode_of(sizes, s) for s in strides)
+    rank = len(sizes) if "v" in modes else 0
+    words = [math.prod(shape), *(x.offset for x in layouts)]
+    if rank:
+        words += sizes
+        for mode, s in zip(modes, strides, strict=True):
+            words += s if mode == "v" else ()
+    program = Program(
+        "elementwise",
+        tuple(h.layout.dtype for h in w.outs),
+        tuple(h.layout.dtype for h in w.ins),
+        (),
+        w.expression,
+        modes,
+        rank,
+        w.label,
+    )
+    return program, words
+
+
 class Recorder(Emitter):
     """An Emitter that writes work into a graph instead of building launches."""
 
@@ -171,7 +207,11 @@ def _source_handle(graph: Graph, x: Lazy) -> Handle:
     """A slot that exists already. An argument or state is seen through the layout it had
     when the function was traced, which the guards hold it to."""
     source = x.origin
-    seen = source.layout if source.layout is not None else layout(x.shape, x.dtype, x.device)
+    seen = (
+        source.layout
+        if source.layout is not None
+        else layout(x.shape, x.dtype, x.device)
+    )
     nbytes = seen.size * graph.device.backend.itemsize(seen.dtype)
     return Handle(graph.slot(nbytes, source), seen)
 

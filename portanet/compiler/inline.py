@@ -19,11 +19,16 @@ def inline(graph: Graph, max_operands: int) -> None:
     """Take cheap work into all of its readers."""
     work: list[Work | None] = list(graph.work)
     writers, readers = graph.writers(), graph.readers()
+    kernels = cost.kernels_before(graph.work)
     for i, p in enumerate(graph.work):
         if not _may_vanish(graph, p, writers):
             continue
         at = readers.get(p.outs[0].slot, [])
         if not _stable(p, i, max(at, default=i), writers):
+            continue
+        if kernels[max(at, default=i)] > kernels[i] and cost.lingers(
+            graph, p, lambda slot: len(readers[slot])
+        ):
             continue
         made = _into_all(p, [work[j] for j in at], max_operands)
         if made is None:

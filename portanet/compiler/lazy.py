@@ -66,8 +66,15 @@ class Lazy:
     __slots__ = ("__weakref__", "device", "dtype", "index", "origin", "shape", "tracer")
     level = 1
 
-    def __init__(self, tracer: Tracer, spec: Spec, device: Device, origin, index: int = 0):
-        self.tracer, self.device, self.origin, self.index = tracer, device, origin, index
+    def __init__(
+        self, tracer: Tracer, spec: Spec, device: Device, origin, index: int = 0
+    ):
+        self.tracer, self.device, self.origin, self.index = (
+            tracer,
+            device,
+            origin,
+            index,
+        )
         self.shape, self.dtype = spec
 
     @property
@@ -113,9 +120,13 @@ class Tracer:
 
     calls: list[Call] = field(default_factory=list)
     sources: list[tuple[Source, Lazy]] = field(default_factory=list)
-    assigned: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id: handle, value
+    assigned: dict[int, tuple[Any, Any]] = field(
+        default_factory=dict
+    )  # id: handle, value
     states: dict[int, tuple[Any, Lazy]] = field(default_factory=dict)
-    grads: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id: leaf, start grad
+    grads: dict[int, tuple[Any, Any]] = field(
+        default_factory=dict
+    )  # id: leaf, start grad
     modules: dict[int, tuple[Any, bool]] = field(default_factory=dict)
     _arrays: dict[int, tuple[Array, Lazy]] = field(default_factory=dict)
     _numbers: dict[Any, Lazy] = field(default_factory=dict)
@@ -146,8 +157,12 @@ class Tracer:
         """The gradient that a leaf has when the function starts, or None."""
         self.look_at_grad(leaf)
         grad = leaf.grad
-        if grad is None or type(grad.value) is Lazy:
-            return None if grad is None else grad.value
+        if grad is None:
+            return None
+        if grad is not self.grads[id(leaf)][1]:  # the function itself set it
+            return self.lift(grad.value)
+        if type(grad.value) is Lazy:
+            return grad.value
         return self._source("state", lambda: leaf.grad.value, grad.value)
 
     def look_at_grad(self, leaf: Any) -> None:

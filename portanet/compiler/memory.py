@@ -77,9 +77,15 @@ def in_place(graph: Graph, pairs: dict[int, int]) -> dict[int, int]:
         if len(made) != 1 or graph.slots[new].nbytes != graph.slots[old].nbytes:
             continue
         w = graph.work[made[0]]
-        if w.expression is None or max(readers.get(old, [0])) > made[0]:
+        if w.expression is None or w.can_fault:
+            continue
+        if max(readers.get(old, [0])) > made[0]:
             continue
         if made[0] < last_fault:
+            continue
+        # What is passed on as it is may be stored after the state has been written.
+        inputs = len(w.ins)
+        if any(o < inputs and w.ins[o].slot == old for o in w.expression.outputs):
             continue
         shape = w.outs[0].layout.shape
         seen = [h.layout.expanded(shape) for h in w.ins if h.slot == old]

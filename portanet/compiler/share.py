@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Handle
 from ..scalars import Expression, finish, Builder
 from .absorb import emit
 from .graph import Graph, Work
+from .walk import is_whole
 
 
 def rename(graph: Graph, new: dict[int, int]) -> None:
@@ -81,11 +81,7 @@ def _copies(w: Work) -> bool:
     if len(w.ins) != 1:
         return False
     x, y = w.ins[0].layout, w.outs[0].layout
-    return (
-        x.dtype is y.dtype
-        and x.size == y.size
-        and all(v.contiguous and v.offset == 0 for v in (x, y))
-    )
+    return x.dtype is y.dtype and x.size == y.size and is_whole(x) and is_whole(y)
 
 
 def drop_unread(graph: Graph) -> None:
@@ -104,13 +100,19 @@ def drop_unread(graph: Graph) -> None:
 
 
 def _keep_outputs(w: Work, keep: list[int]) -> None:
-    expression = w.expression
-    assert expression is not None
-    if expression.can_fault:
-        return
-    w.outs = [w.outs[k] for k in keep]
-    ends = tuple(expression.outputs[k] for k in keep)
-    prune_inputs(w, Expression(expression.inputs, expression.instructions, ends))
+    if not w.can_fault:
+        new = prune_outputs(w, keep)
+        w.outs, w.ins, w.expression = new.outs, new.ins, new.expression
+
+
+def prune_outputs(w: Work, keep: list[int]) -> Work:
+    """Elementwise work that makes only some of its outputs."""
+    old = w.expression
+    assert old is not None
+    ends = tuple(old.outputs[k] for k in keep)
+    made = w.but(outs=[w.outs[k] for k in keep])
+    prune_inputs(made, Expression(old.inputs, old.instructions, ends))
+    return made
 
 
 def prune_inputs(w: Work, expression: Expression) -> None:

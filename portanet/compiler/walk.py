@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..arrays import row_major
+from ..arrays import Layout, row_major
+
+
+def is_whole(x: Layout) -> bool:
+    """Whether a layout sees elements from the first on in the order in which they lie."""
+    return x.contiguous and x.offset == 0
 
 
 class Walk(NamedTuple):
@@ -87,6 +92,8 @@ def walk(
         most = start[k] + sum(m for m in moves if m > 0)
         if least < 0 or most >= size:
             return None
-    if not sizes and (offset or any(s for n, s in zip(shape, strides, strict=True) if n > 1)):
+    if not sizes and (
+        offset or any(s for n, s in zip(shape, strides, strict=True) if n > 1)
+    ):
         return None
     return Walk(tuple(map(tuple, steps)), tuple(start))

@@ -1,4 +1,4 @@
-"""Traced functions in files: for any device, without the Python that made them; for pages."""
+"""Traced functions in files that need no Python of their makers, and in web pages."""
 
 from .file import export
 from .loaded import Exported, load_exported

@@ -1,7 +1,7 @@
 """Names: of a function's arguments, and of the tensors that it reads from outside.
 
-A tensor is called by the way that leads to it: `layers.0.weight` in a model, as in its
-state_dict, `optimizer.param_groups.0.rates.0` in an optimizer that the function refers to.
+A tensor of a module is called as in its state_dict, `layers.0.weight`; others by the
+way that leads to them from the function, `optimizer.state.layers.0.weight.exp_avg`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -27,7 +28,7 @@ def joined(prefix: str, name: Any) -> str:
     return f"{prefix}.{name}" if prefix else str(name)
 
 
-# Arguments -------------------------------------------------------------------------------
+# Arguments ----------------------------------------------------------------------------
 
 
 def positional(function: Callable, count: int) -> list[str]:
@@ -41,11 +42,11 @@ def positional(function: Callable, count: int) -> list[str]:
     names = [p.name for p in parameters if p.kind in kinds][:count]
     more = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL]
     rest = more[0] if more else "x"
-    return names + [f"{rest}{i}" for i in range(len(names), count)]
+    return names + [f"{rest}{i}" for i in range(count - len(names))]
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """(name, value) of what nested tuples, lists and dicts hold: `batch.0`, `batch.x`."""
+    """(name, value) of what nested tuples, lists and dicts hold: `batch.x`."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from leaves(inner, joined(name, key))
@@ -66,23 +67,28 @@ def replaced(value: Any, name: str, found: Mapping[str, Any]) -> Any:
     return found.get(name, value)
 
 
-# Tensors ---------------------------------------------------------------------------------
+# Tensors ------------------------------------------------------------------------------
 
 
 def of_tensors(function: Callable, arguments: Mapping[str, Any]) -> dict[int, str]:
-    """id of each tensor that the function can reach -> its name; id of a leaf's node -> the
-    name of its gradient."""
+    """id of each tensor that the function can reach -> its name; id of a leaf's node ->
+    the name of its gradient."""
     roots = {**dict(_children(function)), **arguments}
     if _is_module(function):
         roots = {"": function, **arguments}
-    modules = [name for name, value in roots.items() if _is_module(value)]
-    waiting = deque((name, roots[name]) for name in modules)
+    modules = {name: value for name, value in roots.items() if _is_module(value)}
     if len(modules) == 1:
-        waiting = deque([("", roots[modules[0]])])
-    waiting += [pair for pair in roots.items() if pair[0] not in modules]
-    waiting.append(("random", default_generator))
+        modules = {"": value for value in modules.values()}
     known: dict[int, str] = {}
     visited: set[int] = set()
+    # Modules come first: an optimizer's state is called after the parameters.
+    for start in (modules, roots, {"random": default_generator}):
+        _walk(deque(start.items()), known, visited)
+    return known
+
+
+def _walk(waiting: deque, known: dict[int, str], visited: set[int]) -> None:
+    """Name the tensors below some (name, value), the nearest first."""
     while waiting and len(visited) < MAX_VISITED:
         name, value = waiting.popleft()
         if isinstance(value, Tensor):
@@ -91,10 +97,9 @@ def of_tensors(function: Callable, arguments: Mapping[str, Any]) -> dict[int, st
                 known.setdefault(id(value.node), joined(name, "grad"))
         elif not isinstance(value, _PLAIN) and id(value) not in visited:
             visited.add(id(value))
-            for key, inner in _children(value):
-                part = known.get(id(key), key) if isinstance(key, Tensor) else key
-                waiting.append((joined(name, part), inner))
-    return known
+            for i, (key, inner) in enumerate(_children(value)):
+                step = key if isinstance(key, str | int) else known.get(id(key), i)
+                waiting.append((joined(name, step), inner))
 
 
 def _is_module(value: Any) -> bool:
@@ -103,7 +108,15 @@ def _is_module(value: Any) -> bool:
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:
     """(key, value) of what an object holds."""
+    if _is_module(value):
+        yield from value.named_parameters()
+        yield from value.named_buffers()
     value = inspect.unwrap(value) if callable(value) else value
+    if isinstance(value, partial):
+        yield from value.keywords.items()
+        yield from enumerate(value.args)
+        yield from _children(value.func)
+        return
     if isinstance(value, MethodType):
         yield "self", value.__self__
         value = value.__func__
@@ -111,8 +124,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _outside(value)
         return
     if isinstance(value, Mapping):
-        for i, (key, inner) in enumerate(value.items()):
-            yield (key if isinstance(key, str | int | Tensor) else i), inner
+        yield from value.items()
     elif isinstance(value, tuple | list):
         yield from enumerate(value)
     yield from getattr(value, "__dict__", {}).items()

@@ -1,8 +1,8 @@
 """A recording: the operators that a function called, in order, on numbered values.
 
-The values are the inputs, then the states, then the constants, then what each call made. A
-recording knows operators and no device; calling them again on a device's tensors, or on a
-tracer's values, decides there what has a kernel and what falls back.
+The values are the inputs, then the states, then the constants, then what each call
+made. A recording knows operators and no device; calling them again on a device's
+tensors, or on a tracer's values, decides there what has a kernel and what falls back.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Recording:
 
 
 def structure_of(value: Any, leaves: list[Tensor]) -> Any:
-    """The shape of a result: "tensor", or {kind: contents}; its tensors go to `leaves`."""
+    """A result as "tensor" or {kind: contents}; its tensors go to `leaves`."""
     if isinstance(value, Tensor):
         leaves.append(value)
         return "tensor"
@@ -112,26 +112,28 @@ def part(name: str, expression: Expression, specs: tuple[Spec, ...]) -> Op:
         ends = expression.outputs
         return tuple(Scalar(builder, values[o], expression.dtype_of(o)) for o in ends)
 
-    several = specs if len(specs) > 1 else specs[0]
+    several = specs[0] if len(specs) == 1 else specs
     return Op(name, lambda *xs: several, formula=formula, listed=False)
 
 
-# Making one ------------------------------------------------------------------------------
+# Making one ---------------------------------------------------------------------------
 
 
 def record(function: Callable, example: Any) -> Recording:
     """Trace a function with example arguments.
 
-    example: a tuple of positional arguments, a dict of keywords, or one tensor. TraceError
-    where a trace can't hold what the function does.
+    example: a tuple of positional arguments, a dict of keywords, or one tensor.
+    TraceError where a trace can't hold what the function does.
     """
     args, keywords = _split(example)
     parameters = names.positional(function, len(args))
     given = {**dict(zip(parameters, args, strict=True)), **keywords}
     found = [pair for name in given for pair in names.leaves(given[name], name)]
-    tensors = {n: _tensor(v) for n, v in found if isinstance(v, Tensor | np.ndarray)}
+    tensors = {n: as_tensor(v) for n, v in found if isinstance(v, Tensor | np.ndarray)}
     if len(tensors) < sum(isinstance(v, Tensor | np.ndarray) for _, v in found):
-        raise ValueError(f"export: two arguments have one name: {[n for n, _ in found]}")
+        raise ValueError(
+            f"export: two arguments have one name: {[n for n, _ in found]}"
+        )
     seen: dict[str, Any] = {}
 
     def flat(*values: Tensor) -> list[Tensor]:
@@ -158,7 +160,8 @@ def _split(example: Any) -> tuple[tuple, dict[str, Any]]:
     return (example,), {}
 
 
-def _tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
+    """A tensor of an example: itself, or made from a NumPy array."""
     return tensor(value) if isinstance(value, np.ndarray) else value
 
 
@@ -187,8 +190,8 @@ class _Capture(Trace):
 def _settled(flat: Callable, tensors: tuple) -> _Capture:
     """The trace of a call that follows another one.
 
-    A gradient that a call leaves behind is there when the next begins: then the function is
-    traced again with zeros in its place, which shows whether it adds to it.
+    A gradient that a call leaves behind is there when the next begins: then the
+    function is traced again with zeros in its place, which shows whether it adds to it.
     """
     capture = _Capture(flat, tensors, {})
     starts = [(leaf, start) for leaf, start, _ in capture.grads]
@@ -264,14 +267,21 @@ def _fill(made: Recording, capture: _Capture, known: Mapping[int, str]) -> None:
     used = _used(tracer.calls, ends)
     number = _number_sources(made, tracer.sources, states, used)
     count = len(made.inputs) + len(made.states) + len(made.constants)
+    first: dict[int, int] = {}  # id of a call -> the number of its first result
+
+    def at(x: Lazy) -> int:
+        made_by = x.origin
+        return (
+            number[id(x)] if type(made_by) is Source else first[id(made_by)] + x.index
+        )
+
     for call in _needed(tracer.calls, ends):
-        made.calls.append(_call(call, tuple(number[id(x)] for x in call.args)))
-        for x in tracer.values_of(call):
-            number[id(x)] = count + x.index
+        made.calls.append(_call(call, tuple(map(at, call.args))))
+        first[id(call)] = count
         count += len(call.specs)
-    made.results = [number[id(x)] for x in capture.ends]
+    made.results = [at(x) for x in capture.ends]
     pairs = zip(made.states, states, strict=True)
-    made.assigned = {n: number[id(s.final)] for n, s in pairs if s.final is not None}
+    made.assigned = {name: at(s.final) for name, s in pairs if s.final is not None}
 
 
 def _number_sources(

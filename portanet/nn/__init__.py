@@ -2,6 +2,7 @@
 
 module.py       Module: parameters, buffers, children, saving, moving
 containers.py   Sequential, Residual
+convolution.py  Conv1d, Conv2d, Conv3d, and transposed
 layers.py       Linear, Dropout, Flatten, Identity
 activations.py  ReLU and the like
 normalise.py    LayerNorm, BatchNorm1d
@@ -27,6 +28,14 @@ from .activations import (
     Tanh,
 )
 from .containers import Residual, Sequential
+from .convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from .layers import Dropout, Flatten, Identity, Linear
 from .losses import (
     BCEWithLogitsLoss,
@@ -44,6 +53,12 @@ __all__ = [
     "GELU",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..creation import full
 from . import functional as F
-from .module import Module
+from .module import Module, Parameter
 
 
 class ReLU(Module):
@@ -134,6 +135,106 @@ class LogSoftmax(Module):
 
     def forward(self, x: Any) -> Any:
         return F.log_softmax(x, self.axis)
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}"
+
+
+class SELU(Module):
+    """y = 1.0507 x where x > 0, else 1.0507 * 1.6733 * (exp(x) - 1).
+
+    Klambauer et al., NeurIPS 2017.
+    """
+
+    def forward(self, x: Any) -> Any:
+        return F.selu(x)
+
+
+class CELU(Module):
+    """y = x where x > 0, else alpha * (exp(x / alpha) - 1); Barron, arXiv:1704.07483."""
+
+    def __init__(self, alpha: float = 1.0):
+        if alpha == 0:
+            raise ValueError("CELU: alpha can't be 0")
+        self.alpha = alpha
+
+    def forward(self, x: Any) -> Any:
+        return F.celu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class Softsign(Module):
+    """y = x / (1 + |x|)."""
+
+    def forward(self, x: Any) -> Any:
+        return F.softsign(x)
+
+
+class Hardswish(Module):
+    """y = x * min(max(x + 3, 0), 6) / 6; Howard et al., ICCV 2019."""
+
+    def forward(self, x: Any) -> Any:
+        return F.hardswish(x)
+
+
+class Hardsigmoid(Module):
+    """y = min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Any) -> Any:
+        return F.hardsigmoid(x)
+
+
+class LogSigmoid(Module):
+    """y = log(1 / (1 + exp(-x))), without overflow."""
+
+    def forward(self, x: Any) -> Any:
+        return F.logsigmoid(x)
+
+
+class PReLU(Module):
+    """y = x where x > 0, else weight * x; the weight is learned.
+
+    num_parameters: 1, or the number of channels, axis 1 of x. He, Zhang, Ren and Sun,
+    ICCV 2015.
+
+    >>> nn.PReLU()(pn.tensor([-4.0, 2.0])).tolist()
+    [-1.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        if num_parameters < 1:
+            raise ValueError(f"PReLU: at least 1 is needed, not {num_parameters}")
+        self.num_parameters = num_parameters
+        start = full(num_parameters, init, dtype=dtype or "float32", device=device)
+        self.weight = Parameter(start)
+
+    def forward(self, x: Any) -> Any:
+        return F.prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
+class GLU(Module):
+    """y = a * sigmoid(b) for the halves a and b of x along an axis; Dauphin et al., 2017.
+
+    >>> nn.GLU()(pn.ones((3, 8))).shape
+    (3, 4)
+    """
+
+    def __init__(self, axis: int = -1):
+        self.axis = axis
+
+    def forward(self, x: Any) -> Any:
+        return F.glu(x, self.axis)
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}"

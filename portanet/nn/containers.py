@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .module import Module
@@ -76,3 +76,137 @@ class Residual(Module):
                 "they must be equal"
             )
         return x + y
+
+
+class ModuleList(Module):
+    """Modules in a list, each found by its number; what calls them is up to the owner.
+
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         self.stages = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    ...
+    ...     def forward(self, x):
+    ...         for stage in self.stages:
+    ...             x = stage(x)
+    ...         return x
+    >>> [name for name, p in Net().named_parameters()][:2]
+    ['stages.0.weight', 'stages.0.bias']
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()):
+        self.entries: list[Module] = []
+        self.extend(modules)
+
+    def append(self, module: Module) -> ModuleList:
+        """Put a module at the end."""
+        self.insert(len(self.entries), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
+        """Put modules at the end."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before the one at an index."""
+        self.entries.insert(index, _checked("ModuleList", index, module))
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return ((str(i), m) for i, m in enumerate(self.entries))
+
+    def _at(self, index: int) -> int:
+        if not -len(self.entries) <= index < len(self.entries):
+            raise IndexError(
+                f"ModuleList: there is no module {index} among {len(self.entries)}"
+            )
+        return index
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, slice):
+            return ModuleList(self.entries[key])
+        return self.entries[self._at(key)]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.entries[self._at(index)] = _checked("ModuleList", index, module)
+
+    def __delitem__(self, index: int) -> None:
+        del self.entries[self._at(index)]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.entries)
+
+
+class ModuleDict(Module):
+    """Modules by name, in the order in which they were put in.
+
+    >>> heads = nn.ModuleDict({"low": nn.Linear(4, 2), "high": nn.Linear(4, 3)})
+    >>> heads["high"](pn.ones((1, 4))).shape
+    (1, 3)
+    """
+
+    def __init__(self, modules: Mapping[str, Module] | None = None):
+        self.entries: dict[str, Module] = {}
+        self.update(modules or {})
+
+    def update(self, modules: Mapping[str, Module]) -> None:
+        """Put in these modules; those under names that are there already are replaced."""
+        for name, module in modules.items():
+            self[name] = module
+
+    def pop(self, name: str) -> Module:
+        """Take a module out."""
+        module = self[name]
+        del self.entries[name]
+        return module
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self.entries.keys()
+
+    def values(self) -> Iterable[Module]:
+        """The modules."""
+        return self.entries.values()
+
+    def items(self) -> Iterable[tuple[str, Module]]:
+        """Names and modules."""
+        return self.entries.items()
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        return iter(self.entries.items())
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self.entries:
+            known = ", ".join(self.entries) or "nothing"
+            raise KeyError(f"ModuleDict: there is no module {name!r}; it has {known}")
+        return self.entries[name]
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(
+                f"ModuleDict: a name is a string without a dot, not {name!r}"
+            )
+        self.entries[name] = _checked("ModuleDict", name, module)
+
+    def __delitem__(self, name: str) -> None:
+        self.pop(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+
+def _checked(owner: str, key: Any, module: Any) -> Module:
+    if not isinstance(module, Module):
+        raise TypeError(
+            f"{owner}: module {key} is a {type(module).__name__}, not a Module"
+        )
+    return module

@@ -9,6 +9,14 @@ from ..autograd import Tensor, no_grad
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
 from ..ops import normalise
+from ..ops.convolve import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from ..ops.create import one_hot
 from ..ops.elementwise import (
     elu,
@@ -22,6 +30,7 @@ from ..ops.elementwise import (
     softplus,
     tanh,
 )
+from ..ops.linear import linear as matmul_rows
 from ..ops.linear import matmul
 from ..ops.losses import (
     binary_cross_entropy_with_logits,
@@ -33,36 +42,70 @@ from ..ops.losses import (
     nll_loss,
     softmax,
 )
+from ..ops.lookup import embedding
 from ..ops.normalise import layer_norm
-from ..ops.shape import flatten, matrix_transpose, pad, reshape
+from ..ops.norms import group_norm, rms_norm
+from ..ops.norms import instance_norm as norm_of_instances
+from ..ops.reduce import mean
+from ..ops.resample import pixel_shuffle, pixel_unshuffle, upsample_nearest
+from ..ops.shape import flatten, pad, reshape
 from ..random import Generator, default_generator
 
 __all__ = [
     "batch_norm",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
     "flatten",
     "gelu",
+    "glu",
+    "group_norm",
+    "hardsigmoid",
+    "hardswish",
     "hardtanh",
+    "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
+    "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
+    "logsigmoid",
+    "margin_ranking_loss",
     "mish",
     "mse_loss",
     "nll_loss",
     "one_hot",
     "pad",
+    "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "prelu",
     "relu",
+    "rms_norm",
+    "selu",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
+    "softsign",
     "tanh",
+    "triplet_margin_loss",
+    "upsample_nearest",
 ]
 
 
@@ -85,7 +128,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> An
             f'one with .to("{weight.device}")'
         )
     rows = x if len(shape) <= 2 else reshape(x, (math.prod(shape[:-1]), width))
-    y = matmul(rows, matrix_transpose(weight))
+    y = matmul_rows(rows, weight) if len(rows.shape) > 1 else matmul(weight, rows)
     if bias is not None:
         y = e.add(y, bias)
     return y if rows is x else reshape(y, (*shape[:-1], weight.shape[0]))
@@ -151,6 +194,37 @@ def batch_norm(
     return normalise.batch_norm(
         x, middle, var, weight, bias, of_batch=True, eps=eps, name=name
     )
+
+
+def instance_norm(
+    x: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over each channel of each row.
+
+    With use_input_stats the running statistics, where given, move toward the averages of
+    the rows' by `momentum`, the variance divided by n - 1; without, they are what x is
+    normalised by.
+    """
+    if not use_input_stats:
+        return batch_norm(
+            x, running_mean, running_var, weight, bias, eps=eps, name="instance_norm"
+        )
+    y = norm_of_instances(x, weight, bias, eps)
+    if running_mean is not None and running_var is not None:
+        with no_grad():
+            rows = x.detach().reshape(*x.shape[:2], -1)
+            n = rows.shape[2]
+            middle, var = normalise.moments(normalise._wide(rows), (2,))
+            _follow(running_mean, mean(middle, axis=0), 1.0, momentum)
+            _follow(running_var, mean(var, axis=0), n / (n - 1), momentum)
+    return y
 
 
 def _follow(running: Tensor, new: Tensor, scale: float, momentum: Any) -> None:

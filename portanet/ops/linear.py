@@ -113,6 +113,45 @@ _matmul = Op(
 )  # fmt: skip
 
 
+def _linear_rule(x: Spec, w: Spec) -> Spec:
+    (rows, k), (columns, k2) = x.shape, w.shape
+    if k != k2:
+        raise ValueError(f"linear: rows of {x.shape} and {w.shape} differ: {k} != {k2}")
+    return _matmul_rule(x, Spec((k2, columns), w.dtype))
+
+
+def _lower_linear(emit, x, w):
+    (columns, k), (row, column) = w.layout.shape, w.layout.strides
+    return _lower_matmul(emit, x, emit.view(w, (k, columns), (column, row)))
+
+
+# The gradient of w has the order of w, so that an optimizer reads both alike; the one that
+# x @ w.T has is a transposed view.
+linear = Op(
+    "linear",
+    _linear_rule,
+    grad=(
+        lambda g, y, x, w: e.fit(_matmul(g, w), x),
+        lambda g, y, x, w: e.fit(_matmul(matrix_transpose(g), x), w),
+    ),
+    reference=lambda x, w: x @ w.T,
+    cases=lambda rng: [
+        Case([rng.uniform(-1, 1, (m, k)), rng.uniform(-1, 1, (n, k))], {}, _FLOATS)
+        for m, k, n in [(1, 1, 1), (17, 31, 13), (64, 64, 64), (2, 0, 3), (5, 300, 1)]
+    ],
+    lower=_lower_linear,
+    kernel="matmul",
+    bad=[
+        Bad(
+            [((3, 4), "float32"), ((5, 6), "float32")], {}, ValueError,
+            r"linear: rows of \(3, 4\) and \(5, 6\) differ: 4 != 6",
+        ),
+    ],
+    ulps=64,
+    doc="x @ w.T for matrices.",
+)  # fmt: skip
+
+
 def matmul(a: Any, b: Any, /) -> Any:
     """a @ b: (..., m, k) @ (..., k, n) -> (..., m, n); leading axes broadcast.
 

@@ -437,6 +437,35 @@ _concat = Op(
 )  # fmt: skip
 
 
+def _split_rule(x: Spec, *, axis, sizes) -> tuple[Spec, ...]:
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    return tuple(Spec((*before, n, *after), x.dtype) for n in sizes)
+
+
+def _lower_split(emit, x, *, axis, sizes):
+    shape = x.layout.shape
+    return [
+        _lower_slice(emit, x, region=_region(shape, axis, at, n))
+        for at, n in _spans(sizes)
+    ]
+
+
+# One operator and not slices: its gradient writes each part once, where that of a slice is
+# as large as x.
+_split = Op(
+    "split",
+    _split_rule,
+    grad=(lambda g, y, x, *, axis, sizes: _concat(*g, axis=axis),),
+    reference=lambda x, *, axis, sizes: tuple(np.split(x, np.cumsum(sizes)[:-1], axis)),
+    cases=lambda rng: [
+        Case([rng.normal(size=(2, 5, 3))], {"axis": 1, "sizes": (1, 0, 4)}),
+        Case([rng.integers(0, 9, 8)], {"axis": 0, "sizes": (3, 5)}, ("int32", "bool")),
+    ],
+    lower=_lower_split,
+    ulps=0,
+)
+
+
 def concat(xs: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     """The tensors one after another along an axis; None flattens them first.
 
@@ -531,7 +560,9 @@ def split(x: Any, /, size_or_sizes: Any, *, axis: int = 0) -> tuple[Any, ...]:
             raise ValueError(
                 f"split: sizes {sizes} don't add up to {n} along axis {at}"
             )
-    return tuple(_slice(x, region=_region(x.shape, at, i, k)) for i, k in _spans(sizes))
+    if len(sizes) < 2:
+        return (x,) * len(sizes)
+    return _split(x, axis=at, sizes=tuple(sizes))
 
 
 def chunk(x: Any, /, chunks: int, *, axis: int = 0) -> tuple[Any, ...]:

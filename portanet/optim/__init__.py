@@ -1,14 +1,35 @@
 """Optimizers: what changes parameters by their gradients.
 
-    optimizer.py  groups, state, counting, saving
-    sgd.py        SGD with momentum, Nesterov's, weight decay
-    adam.py       Adam, AdamW
+    optimizer.py     groups, state, counting, saving
+    sgd.py           SGD with momentum, Nesterov's, weight decay
+    adam.py          Adam, AdamW
+    adaptive.py      RMSprop, Adagrad
+    lion.py          Lion
+    lamb.py          LAMB
+    muon.py          Muon, for matrices, and AdamW for the rest
+    lr_scheduler.py  what changes the learning rate
 
-The update of a parameter is one operator, in portanet/ops/optimise.py.
+The update of a parameter is a formula, in portanet/ops/optimise.py.
 """
 
+from . import lr_scheduler
 from .adam import Adam, AdamW
+from .adaptive import Adagrad, RMSprop
+from .lamb import LAMB
+from .lion import Lion
+from .muon import Muon
 from .optimizer import Optimizer
 from .sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+__all__ = [
+    "LAMB",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "Muon",
+    "Optimizer",
+    "RMSprop",
+    "lr_scheduler",
+]

@@ -38,27 +38,31 @@ class Adam(Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
-    def check(self, option: str, value: Any) -> None:
-        super().check(option, value)
-        if option == "betas":
-            if not isinstance(value, tuple | list) or len(value) != 2:
-                raise TypeError(f"{self.name}: betas are two numbers, not {value!r}")
-            for i, beta in enumerate(value):
-                self.check_number(f"betas[{i}]", beta, below=1.0)
-
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        if "exp_avg" not in state:
-            state["exp_avg"], state["exp_avg_sq"] = zeros_at(p), zeros_at(p)
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        beta1, beta2 = group["betas"]
-        new, new_m, new_v = optimise.adam(
-            p, g, m, v, group.rate(p), state["step"], beta1=float(beta1),
-            beta2=float(beta2), eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]), decoupled=self.decoupled,
-        )  # fmt: skip
-        p.assign(new)
-        m.assign(new_m)
-        v.assign(new_v)
+        adam_update(p, g, state, group, self.decoupled)
+
+
+def moments(p: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The running averages of g and g * g, zeros at first."""
+    if "exp_avg" not in state:
+        state["exp_avg"], state["exp_avg_sq"] = zeros_at(p), zeros_at(p)
+    return state["exp_avg"], state["exp_avg_sq"]
+
+
+def adam_update(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group, decoupled: bool
+) -> None:
+    """Assign p and its moments after a step of Adam, or of AdamW where decoupled."""
+    m, v = moments(p, state)
+    beta1, beta2 = group["betas"]
+    new, new_m, new_v = optimise.adam(
+        p, g, m, v, group.rate(p), state["step"], beta1=float(beta1),
+        beta2=float(beta2), eps=float(group["eps"]),
+        weight_decay=float(group["weight_decay"]), decoupled=decoupled,
+    )  # fmt: skip
+    p.assign(new)
+    m.assign(new_m)
+    v.assign(new_v)
 
 
 class AdamW(Adam):

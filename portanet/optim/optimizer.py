@@ -32,12 +32,22 @@ def number_at(p: Tensor, value: float, dtype: Dtype) -> Tensor:
 
 def zeros_at(p: Tensor) -> Tensor:
     """Zeros like p, which take the room of one until they are assigned."""
-    zero = constant(0, p.dtype, p.device)
-    return Tensor(Array(zero.buffer, zero.layout.expanded(p.shape)))
+    return full_at(p, 0)
+
+
+def full_at(p: Tensor, value: float) -> Tensor:
+    """One number in the shape of p, in the room of one until it is assigned."""
+    number = constant(value, p.dtype, p.device)
+    return Tensor(Array(number.buffer, number.layout.expanded(p.shape)))
 
 
 class Group(dict):
-    """One group's parameters and options. `group["lr"] = x` takes effect at once."""
+    """One group's parameters and options. `group["lr"] = x` takes effect at once.
+
+    initial_lr: the rate that schedulers start from, None before there is one.
+    """
+
+    initial_lr: float | None = None
 
     def __init__(self, options: Mapping[str, Any], check: Callable[[str, Any], None]):
         super().__init__()
@@ -64,7 +74,8 @@ class Group(dict):
         return self.rates[key]
 
     def __reduce__(self):
-        return (Group, (dict(self), self.check))
+        kept = None if self.initial_lr is None else {"initial_lr": self.initial_lr}
+        return (Group, (dict(self), self.check), kept)
 
 
 class Optimizer:
@@ -95,6 +106,11 @@ class Optimizer:
         """ValueError or TypeError where an option can't have this value."""
         if option in ("lr", "weight_decay", "eps"):
             self.check_number(option, value)
+        elif option == "betas":
+            if not isinstance(value, tuple | list) or len(value) != 2:
+                raise TypeError(f"{self.name}: betas are two numbers, not {value!r}")
+            for i, beta in enumerate(value):
+                self.check_number(f"betas[{i}]", beta, below=1.0)
 
     def check_number(self, option: str, value: Any, below: float = math.inf) -> None:
         """A number in [0, below)."""

@@ -423,6 +423,121 @@ def _matmul(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     return Plan((first, second), 4 * outputs * splits)
 
 
+# ------------------------------------------------------------------- convolve
+
+# What each option reads as a, reads as b, and where it writes; see convolve.wgsl.
+_CONVOLVE = {
+    "forward": """\
+fn a_at(group: u32, i: u32, l: u32) -> T {
+    return T(load_x1(P(28u) + (group * P(8u) + i) * P(4u) + l));
+}
+fn b_at(group: u32, l: u32, j: u32) -> T {
+    let taps = count(three(15u));
+    let results = count(three(12u));
+    let plane = (j / results * P(6u) + group) * P(7u) + l / taps;
+    return x_at(plane, j % results, l % taps);
+}
+fn r_at(group: u32, i: u32, j: u32) -> u32 {
+    let results = count(three(12u));
+    return ((j / results * P(6u) + group) * P(8u) + i) * results + j % results;
+}
+""",
+    "input": """\
+fn a_at(group: u32, i: u32, l: u32) -> T {
+    let taps = count(three(15u));
+    let row = (group * P(8u) + l / taps) * P(7u) + i;
+    return T(load_x1(P(28u) + row * taps + l % taps));
+}
+fn b_at(group: u32, l: u32, j: u32) -> T {
+    let taps = count(three(15u));
+    let sizes = three(12u);
+    let elements = count(three(9u));
+    let tap = place(l % taps, three(15u)) * three(24u);
+    let at = place(j % elements, three(9u)) + three(21u) - tap;
+    let p = at / three(18u);
+    if (any(p * three(18u) != at) || any(p >= sizes)) { return T(); }
+    let plane = (j / elements * P(6u) + group) * P(8u) + l / taps;
+    return T(load_x0(P(29u) + plane * count(sizes) + number(p, sizes)));
+}
+fn r_at(group: u32, i: u32, j: u32) -> u32 {
+    let elements = count(three(9u));
+    return ((j / elements * P(6u) + group) * P(7u) + i) * elements + j % elements;
+}
+""",
+    "weight": """\
+fn a_at(group: u32, i: u32, l: u32) -> T {
+    let results = count(three(12u));
+    let plane = (l / results * P(6u) + group) * P(8u) + i;
+    return T(load_x1(P(29u) + plane * results + l % results));
+}
+fn b_at(group: u32, l: u32, j: u32) -> T {
+    let taps = count(three(15u));
+    let results = count(three(12u));
+    let plane = (l / results * P(6u) + group) * P(7u) + j / taps;
+    return x_at(plane, l % results, j % taps);
+}
+fn r_at(group: u32, i: u32, j: u32) -> u32 {
+    return (group * P(8u) + i) * P(3u) + j;
+}
+""",
+}
+
+
+@functools.lru_cache(16)
+def _convolve_text(program: Program, writes_partial: bool) -> str:
+    stores = "partial[at] = v" if writes_partial else "store_y0(at, v)"
+    option = (
+        "alias T = f32;\nalias Accumulated = T;\n"
+        f"fn emit(at: u32, v: T) {{ {stores}; }}\n{_CONVOLVE[program.options[0]]}"
+    )
+    text = Template(kernel_text("convolve")).substitute(option=option)
+    partial = "y0" if writes_partial else ""
+    return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
+
+
+def _convolve_texts(program: Program) -> list[str]:
+    return [
+        _convolve_text(program, False),
+        _convolve_text(program, True),
+        _reduce_text(_sum_of(program), True, False),
+    ]
+
+
+def _convolve(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    batch, groups, channels, rows = words[:4]
+    x, y, taps = (prod(words[i : i + 3]) for i in (4, 7, 10))
+    m, n, k = {
+        "forward": (rows, batch * y, channels * taps),
+        "input": (channels, batch * x, rows * taps),
+        "weight": (rows, channels * taps, batch * y),
+    }[program.options[0]]
+    outputs = groups * m * n
+    if outputs == 0:
+        return Plan(())
+    entry, side, each = "each", 1, 64
+    if m >= 4:
+        entry, side = "block", 4
+    if m >= 24 and n >= 32 and k >= 8 and not on_cpu:
+        entry, side, each = "tile", 64, 1
+    pieces = groups * _groups(m, side) * _groups(n, side)
+    # Few pieces and a long sum, as for the gradient of weights: cut the sum.
+    wanted = 32 if entry == "tile" else 4096
+    splits = max(
+        1, min(_groups(2 * wanted, pieces), k // 256) if pieces < wanted else 1
+    )
+    chunk = 16 * _groups(k, 16 * splits)
+    splits = _groups(k, chunk)
+    launched = _padded((splits, chunk, m, n, k, *words))
+    count, work = _groups(pieces * splits, each), 8.0 * outputs * k
+    if splits == 1:
+        text = _convolve_text(program, False)
+        return _one(program, text, entry, launched, count, work)
+    text = _convolve_text(program, True)
+    first = Step(text, entry, kinds(program), (-1, 1, 2), launched, count, work)
+    second = _combine_step(_sum_of(program), outputs, splits, k, on_cpu)
+    return Plan((first, second), 4 * outputs * splits)
+
+
 # ----------------------------------------------------------------------- scan
 
 
@@ -527,6 +642,7 @@ PLANS = {
     "elementwise": _elementwise,
     "reduce": _reduce,
     "matmul": _matmul,
+    "convolve": _convolve,
     "scan": _scan,
     "gather": _gather,
     "scatter": _scatter,
@@ -536,6 +652,7 @@ TEXTS = {
     "elementwise": lambda program: [_elementwise_text(program)],
     "reduce": _reduce_texts,
     "matmul": _matmul_texts,
+    "convolve": _convolve_texts,
     "scan": lambda program: [_scan_text(program)],
     "gather": lambda program: [_gather_text(program)],
     "scatter": lambda program: [_scatter_text(program)],

@@ -1,0 +1,378 @@
+// The body of convolve.c for one type; included once for each.
+//
+// Wants T, TYPE(name) (name with the type's suffix) and FMA(a, b, c), a * b + c on vectors.
+
+typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
+#define VEC TYPE(vec)
+#define LOOSE TYPE(loose)
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(T)))
+#define TILE_COLUMNS (TILE_VECTORS * LANES)
+// x - 0 is x for every x, also for -0.
+#define SPLAT(x) ((x) - (VEC){0})
+
+// --- The copy of a plane -----------------------------------------------------------
+
+// One row: zeros, the source's elements start + q * step that there are, zeros.
+static void TYPE(copy_row)(const copied_axis *a, int64_t start, const T *x, T *to) {
+    int64_t from = smaller(larger(divided_up(larger(-start, 0), a->step), 0), a->extent);
+    int64_t end = start < a->size ? divided_up(a->size - start, a->step) : 0;
+    end = larger(smaller(end, a->extent), from);
+    for (int64_t q = 0; q < from; q++) to[q] = 0;
+    if (a->step == 1)
+        for (int64_t q = from; q < end; q++) to[q] = x[start + q];
+    else
+        for (int64_t q = from; q < end; q++) to[q] = x[start + q * a->step];
+    for (int64_t q = end; q < a->extent; q++) to[q] = 0;
+}
+
+// All phases of a plane.
+static void TYPE(copy_plane)(const convolution *c, const T *x, T *to) {
+    const copied_axis *a = c->copied;
+    int64_t phases = a[0].phases * a[1].phases * a[2].phases;
+    for (int64_t f = 0; f < phases; f++) {
+        int64_t s2 = start_of(a + 2, f % a[2].phases);
+        int64_t s1 = start_of(a + 1, f / a[2].phases % a[1].phases);
+        int64_t s0 = start_of(a, f / a[2].phases / a[1].phases);
+        for (int64_t i = 0; i < a[0].extent; i++)
+            for (int64_t j = 0; j < a[1].extent; j++, to += a[2].extent) {
+                int64_t u = i * a[0].step + s0, v = j * a[1].step + s1;
+                if (u < 0 || u >= a[0].size || v < 0 || v >= a[1].size)
+                    memset(to, 0, (size_t)a[2].extent * sizeof(T));
+                else
+                    TYPE(copy_row)(a + 2, s2, x + (u * a[1].size + v) * a[2].size, to);
+            }
+    }
+}
+
+// Vectors read past the last plane: zeros, which are neither NaN nor infinite.
+static int64_t TYPE(copy_elements)(const convolution *c, int64_t planes) {
+    return planes * c->plane + TILE_COLUMNS;
+}
+
+static void TYPE(end_copy)(const convolution *c, int64_t planes, T *copy) {
+    memset(copy + planes * c->plane, 0, (size_t)TILE_COLUMNS * sizeof(T));
+}
+
+static void TYPE(copy_planes)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    for (int64_t i = begin; i < end; i++)
+        TYPE(copy_plane)(c, (const T *)c->source + i * c->source_size,
+                         (T *)c->copy + i * c->plane);
+}
+
+// Of the whole batch.
+static bool TYPE(copy_all)(convolution *c) {
+    int64_t planes = c->n * c->groups * c->source_planes;
+    c->copy = pn_alloc(TYPE(copy_elements)(c, planes) * (int64_t)sizeof(T));
+    if (!c->copy) return false;
+    pn_parallel_for(planes, PIECE / 16 / (c->plane + 1) + 1, TYPE(copy_planes), c);
+    TYPE(end_copy)(c, planes, c->copy);
+    return true;
+}
+
+static void TYPE(free_copy)(convolution *c) {
+    int64_t planes = c->n * c->groups * c->source_planes;
+    pn_free(c->copy, TYPE(copy_elements)(c, planes) * (int64_t)sizeof(T));
+}
+
+// --- forward and input -------------------------------------------------------------
+
+// c[i, v, lane] (+)= sum over l < depth of a[l, i] * b_v[offset[l] + lane], i < rows.
+static inline __attribute__((always_inline)) void TYPE(micro)(
+    const int rows, int64_t depth, const T *restrict a, const int64_t *restrict offset,
+    const T *b0, const T *b1, T *restrict c, bool add) {
+    VEC sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = (VEC){0};
+    for (int64_t l = 0; l < depth; l++) {
+        VEC x0 = *(const LOOSE *)(b0 + offset[l]);
+        VEC x1 = *(const LOOSE *)(b1 + offset[l]);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            VEC s = SPLAT(a[i]);
+            sum[i][0] = FMA(s, x0, sum[i][0]);
+            sum[i][1] = FMA(s, x1, sum[i][1]);
+        }
+        a += rows;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        LOOSE *at = (LOOSE *)(c + i * TILE_COLUMNS);
+        LOOSE *next = (LOOSE *)(c + i * TILE_COLUMNS + LANES);
+        *at = add ? *at + sum[i][0] : sum[i][0];
+        *next = add ? *next + sum[i][1] : sum[i][1];
+    }
+}
+
+#define MICRO(ROWS)                                                                    \
+    static void TYPE(micro_##ROWS)(int64_t depth, const T *a, const int64_t *offset,   \
+                                   const T *b0, const T *b1, T *c, bool add) {         \
+        TYPE(micro)(ROWS, depth, a, offset, b0, b1, c, add);                           \
+    }
+#define MICRO_NAME(ROWS) TYPE(micro_##ROWS),
+EACH_HEIGHT(MICRO)
+typedef void (*TYPE(micro_fn))(int64_t, const T *, const int64_t *, const T *, const T *,
+                               T *, bool);
+static const TYPE(micro_fn) TYPE(micros)[] = {EACH_HEIGHT(MICRO_NAME)};
+
+// weights[group, panel, l, row] of a pass, rows past the last 0.
+static void TYPE(pack_weights)(const convolution *c, const pass *p) {
+    T *to = p->weights;
+    const T *w = c->weight;
+    for (int64_t i = 0; i < c->groups * c->panels; i++) {
+        int64_t group = i / c->panels, row = i % c->panels * c->rows;
+        for (int64_t l = 0; l < p->depth; l++) {
+            int64_t plane = l / p->taps, tap = p->tap[l % p->taps];
+            for (int64_t r = row; r < row + c->rows; r++) {
+                int64_t o = group * c->outputs + (c->is_input ? plane : r);
+                int64_t at = (o * c->channels + (c->is_input ? r : plane)) * c->kernel;
+                *to++ = r < c->result_planes ? w[at + tap] : 0;
+            }
+        }
+    }
+}
+
+// The results of TILE_VECTORS vectors from v on, of all planes of a job (image, group).
+static void TYPE(do_panel)(const convolution *c, const pass *p, int64_t job, int64_t v,
+                           const T *copy, T *tile) {
+    int64_t group = job % c->groups, last = smaller(v + TILE_VECTORS, p->vectors);
+    const T *b0 = copy + p->start[v], *b1 = copy + p->start[last - 1];
+    const T *weights = (const T *)p->weights + group * c->panels * p->depth * c->rows;
+    int64_t l = 0;
+    do {
+        int64_t depth = smaller(p->depth - l, DEPTH);
+        for (int64_t i = 0; i < c->panels; i++)
+            TYPE(micros)[c->rows - 1](
+                depth, weights + (i * p->depth + l) * c->rows, p->offset + l, b0, b1,
+                tile + i * c->rows * TILE_COLUMNS, l > 0);
+        l += DEPTH;
+    } while (l < p->depth);
+    const segment *end = p->segments + p->first_segment[last];
+    for (int64_t r = 0; r < c->result_planes; r++) {
+        T *y = (T *)c->result + (job * c->result_planes + r) * c->result_size;
+        const T *row = tile + r * TILE_COLUMNS - v * LANES;
+        for (const segment *s = p->segments + p->first_segment[v]; s < end; s++)
+            for (int64_t k = 0; k < s->count; k++)
+                y[s->at + k * p->step[2]] = row[s->lane + k];
+    }
+}
+
+static int64_t TYPE(tile_bytes)(const convolution *c) {
+    return c->panels * c->rows * TILE_COLUMNS * (int64_t)sizeof(T);
+}
+
+// Jobs, each with a copy of its own that stays in the cache.
+static void TYPE(do_jobs)(void *context, int64_t begin, int64_t end) {
+    convolution *c = context;
+    int64_t elements = TYPE(copy_elements)(c, c->source_planes);
+    int64_t nbytes = elements * (int64_t)sizeof(T) + TYPE(tile_bytes)(c);
+    T *tile = pn_alloc(nbytes);
+    if (!tile) {
+        c->out_of_memory = true;
+        return;
+    }
+    T *copy = tile + c->panels * c->rows * TILE_COLUMNS;
+    TYPE(end_copy)(c, c->source_planes, copy);
+    for (int64_t job = begin; job < end; job++) {
+        const T *x = (const T *)c->source + job * c->source_planes * c->source_size;
+        for (int64_t i = 0; i < c->source_planes; i++)
+            TYPE(copy_plane)(c, x + i * c->source_size, copy + i * c->plane);
+        for (int64_t r = 0; r < c->passes; r++)
+            for (int64_t v = 0; v < c->pass[r].vectors; v += TILE_VECTORS)
+                TYPE(do_panel)(c, c->pass + r, job, v, copy, tile);
+    }
+    pn_free(tile, nbytes);
+}
+
+// Panels of few jobs, which share one copy.
+static void TYPE(do_panels)(void *context, int64_t begin, int64_t end) {
+    convolution *c = context;
+    T *tile = pn_alloc(TYPE(tile_bytes)(c));
+    if (!tile) {
+        c->out_of_memory = true;
+        return;
+    }
+    for (int64_t i = begin; i < end; i++) {
+        int64_t job = i / c->all_panels, v = i % c->all_panels, r = 0;
+        while (v >= divided_up(c->pass[r].vectors, TILE_VECTORS))
+            v -= divided_up(c->pass[r++].vectors, TILE_VECTORS);
+        const T *copy = (const T *)c->copy + job * c->source_planes * c->plane;
+        TYPE(do_panel)(c, c->pass + r, job, v * TILE_VECTORS, copy, tile);
+    }
+    pn_free(tile, TYPE(tile_bytes)(c));
+}
+
+static bool TYPE(convolve)(convolution *c) {
+    for (int64_t r = 0; r < c->passes; r++) {
+        pass *p = c->pass + r;
+        int64_t elements = c->groups * c->panels * c->rows * p->depth;
+        p->weight_bytes = (elements + 1) * (int64_t)sizeof(T);
+        p->weights = pn_alloc(p->weight_bytes);
+        if (!p->weights) return false;
+        TYPE(pack_weights)(c, p);
+    }
+    int64_t jobs = c->n * c->groups, panel = TILE_COLUMNS * c->panels * c->rows;
+    int64_t work = panel * (c->pass[0].depth + 1);
+    if (jobs >= 2 * pn_num_threads()) {
+        pn_parallel_for(jobs, PIECE / (work * c->all_panels) + 1, TYPE(do_jobs), c);
+        return true;
+    }
+    if (!TYPE(copy_all)(c)) return false;
+    pn_parallel_for(jobs * c->all_panels, PIECE / work + 1, TYPE(do_panels), c);
+    TYPE(free_copy)(c);
+    return true;
+}
+
+// --- weight ------------------------------------------------------------------------
+
+// sums[plane of y, v, lane]: y as vectors of results, 0 where a lane has none.
+static void TYPE(copy_results)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    const pass *p = c->pass;
+    for (int64_t i = begin; i < end; i++) {
+        const T *y = (const T *)c->weight + i * c->y_size;
+        T *to = (T *)c->sums + i * c->sum_step;
+        memset(to, 0, (size_t)c->sum_step * sizeof(T));
+        const segment *last = p->segments + p->first_segment[p->vectors];
+        for (const segment *s = p->segments; s < last; s++)
+            for (int64_t k = 0; k < s->count; k++) to[s->lane + k] = y[s->at + k];
+    }
+}
+
+// A part of the gradient: rows (planes of y) and columns (l) of one group.
+typedef struct {
+    const T *y, *copy;
+    int64_t y_image, copy_image;  // from image to image
+    const int64_t *offset;        // of the columns
+    int64_t image, end_image, v, end_v;
+} TYPE(part);
+
+// total[i, j, lane] += sum over images and v of y[i, v, lane] * copy[offset[j] + start[v]].
+static inline __attribute__((always_inline)) void TYPE(add_products)(
+    const int rows, const TYPE(part) *t, const pass *p, int64_t y_step, VEC *total) {
+    VEC sum[SUM_ROWS][SUM_COLUMNS];
+    int64_t offset[SUM_COLUMNS];
+#pragma GCC unroll 8
+    for (int j = 0; j < SUM_COLUMNS; j++) {
+        offset[j] = t->offset[j];
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) sum[i][j] = total[i * UNIT_COLUMNS + j];
+    }
+    for (int64_t m = t->image; m < t->end_image; m++)
+        for (int64_t v = t->v; v < t->end_v; v++) {
+            const T *y = t->y + m * t->y_image + v * LANES;
+            const T *x = t->copy + m * t->copy_image + p->start[v];
+            VEC g[SUM_ROWS];
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) g[i] = *(const LOOSE *)(y + i * y_step);
+#pragma GCC unroll 8
+            for (int j = 0; j < SUM_COLUMNS; j++) {
+                VEC s = *(const LOOSE *)(x + offset[j]);
+#pragma GCC unroll 8
+                for (int i = 0; i < rows; i++) sum[i][j] = FMA(s, g[i], sum[i][j]);
+            }
+        }
+#pragma GCC unroll 8
+    for (int j = 0; j < SUM_COLUMNS; j++)
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) total[i * UNIT_COLUMNS + j] = sum[i][j];
+}
+
+static void TYPE(add_rows)(int64_t rows, const TYPE(part) *t, const pass *p,
+                           int64_t y_step, VEC *total) {
+    switch (rows) {
+    case 1: TYPE(add_products)(1, t, p, y_step, total); break;
+#if SUM_ROWS > 2
+    case 2: TYPE(add_products)(2, t, p, y_step, total); break;
+#endif
+#if SUM_ROWS > 3
+    case 3: TYPE(add_products)(3, t, p, y_step, total); break;
+#endif
+    default: TYPE(add_products)(SUM_ROWS, t, p, y_step, total);
+    }
+}
+
+// Rows [o, o + rows) and columns [l, l + columns) of a group, over the whole batch: a few
+// images or a stretch of one at a time, so that its rows of y stay in the cache.
+static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_t rows,
+                          int64_t l, int64_t columns, VEC *total) {
+    const pass *p = c->pass;
+    int64_t offset[UNIT_COLUMNS], images = larger(SUM_BLOCK / p->vectors, 1);
+    for (int64_t j = 0; j < UNIT_COLUMNS; j++)
+        offset[j] = p->offset[l + smaller(j, columns - 1)];
+    memset(total, 0, (size_t)(UNIT_ROWS * UNIT_COLUMNS) * sizeof(VEC));
+    TYPE(part) t = {.y_image = c->groups * c->outputs * c->sum_step,
+                    .copy = (const T *)c->copy + group * c->channels * c->plane,
+                    .copy_image = c->groups * c->channels * c->plane};
+    for (t.image = 0; t.image < c->n; t.image += images) {
+        t.end_image = smaller(t.image + images, c->n);
+        for (t.v = 0; t.v < p->vectors; t.v += SUM_BLOCK) {
+            t.end_v = smaller(t.v + SUM_BLOCK, p->vectors);
+            for (int64_t j = 0; j < columns; j += SUM_COLUMNS)
+                for (int64_t i = 0; i < rows; i += SUM_ROWS) {
+                    t.y = (const T *)c->sums + (group * c->outputs + o + i) * c->sum_step;
+                    t.offset = offset + j;
+                    TYPE(add_rows)(smaller(rows - i, SUM_ROWS), &t, p, c->sum_step,
+                                   total + i * UNIT_COLUMNS + j);
+                }
+        }
+    }
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            VEC all = total[i * UNIT_COLUMNS + j];
+            for (int64_t half = LANES / 2; half; half /= 2)
+                for (int64_t s = 0; s < half; s++) all[s] += all[s + half];
+            int64_t row = group * c->outputs + o + i;
+            ((T *)c->result)[row * p->depth + l + j] = all[0];
+        }
+}
+
+static void TYPE(do_units)(void *context, int64_t begin, int64_t end) {
+    convolution *c = context;
+    int64_t down = divided_up(c->outputs, UNIT_ROWS);
+    int64_t across = divided_up(c->pass->depth, UNIT_COLUMNS);
+    int64_t nbytes = UNIT_ROWS * UNIT_COLUMNS * (int64_t)sizeof(VEC);
+    VEC *total = pn_alloc(nbytes);
+    if (!total) {
+        c->out_of_memory = true;
+        return;
+    }
+    for (int64_t u = begin; u < end; u++) {
+        int64_t o = u / across % down * UNIT_ROWS, l = u % across * UNIT_COLUMNS;
+        TYPE(do_unit)(c, u / across / down, o, smaller(c->outputs - o, UNIT_ROWS), l,
+                      smaller(c->pass->depth - l, UNIT_COLUMNS), total);
+    }
+    pn_free(total, nbytes);
+}
+
+static bool TYPE(sum_weight)(convolution *c) {
+    const pass *p = c->pass;
+    if (!TYPE(copy_all)(c)) return false;
+    int64_t planes = c->n * c->groups * c->outputs;
+    c->sum_step = p->vectors * LANES;
+    int64_t nbytes = planes * c->sum_step * (int64_t)sizeof(T);
+    c->sums = pn_alloc(nbytes);
+    if (c->sums) {
+        pn_parallel_for(planes, PIECE / 16 / c->sum_step + 1, TYPE(copy_results), c);
+        int64_t units = c->groups * divided_up(c->outputs, UNIT_ROWS) *
+                        divided_up(p->depth, UNIT_COLUMNS);
+        int64_t work = smaller(c->outputs, UNIT_ROWS) * smaller(p->depth, UNIT_COLUMNS) *
+                       c->n * c->sum_step;
+        pn_parallel_for(units, PIECE / work + 1, TYPE(do_units), c);
+        pn_free(c->sums, nbytes);
+    }
+    TYPE(free_copy)(c);
+    return c->sums != NULL;
+}
+
+#undef T
+#undef TYPE
+#undef FMA
+#undef VEC
+#undef LOOSE
+#undef LANES
+#undef TILE_COLUMNS
+#undef SPLAT
+#undef MICRO
+#undef MICRO_NAME

@@ -1,0 +1,178 @@
+"""Norms over parts of the channels: root-mean-square, group and instance norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import scalars as s
+from ..op import Bad, Case, Op, Spec
+from . import elementwise as e
+from .normalise import (
+    _check_channels,
+    _floating,
+    _per_channel,
+    _scaled,
+    _standardize_rule,
+    _wide,
+    standardize,
+)
+from .reduce import mean
+from .shape import as_shape, reshape
+
+# Root mean square ------------------------------------------------------------------------
+
+
+def _first(*ts, **static):
+    return ts[0], ts[0]
+
+
+_slope = e._part(
+    "rms_slope",
+    lambda g, y, power, gy_mean, *, eps: (g - y * gy_mean) * s.rsqrt(power + eps),
+    _first,
+)
+
+
+def _rms_grad(g, y, x, power, *, axes, eps):
+    """dy/dx with the mean square as a function of x, so that its is not asked for.
+
+    rsqrt(mean(x * x) + eps) * (g - y * mean(g * y)).
+    """
+    gy_mean = mean(e.multiply(g, y), axis=axes, keepdims=True)
+    return _slope(g, y, power, gy_mean, eps=eps)
+
+
+# A part: its inputs are not independent, so it is tested through `rms_scale`.
+_rms_by = Op(
+    "rms_scale_by",
+    lambda x, power, *, axes, eps: Spec(x.shape, x.dtype),
+    grad=(_rms_grad, None),
+    formula=lambda x, power, *, axes, eps: x * s.rsqrt(power + eps),
+    casts=lambda *ts, **static: [ts[0].compute] * 2,
+    listed=False,
+)
+
+
+def _rms_fallback(x, *, axes, eps):
+    return _rms_by(x, mean(e.square(x), axis=axes, keepdims=True), axes=axes, eps=eps)
+
+
+def _rms_rule(x: Spec, *, axes, eps) -> Spec:
+    try:
+        return _standardize_rule(x, axes=axes, eps=eps)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("standardize", "rms_scale", 1)) from None
+
+
+rms_scale = Op(
+    "rms_scale",
+    _rms_rule,
+    reference=lambda x, *, axes, eps: (
+        x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
+    ),
+    cases=lambda rng: [
+        Case([rng.normal(1, 2, shape)], {"axes": axes, "eps": 1e-5}, _FLOATS)
+        for shape, axes in [
+            ((3, 5), (1,)),
+            ((2, 3, 4), (1, 2)),
+            ((1, 1), (1,)),
+            ((2, 1031), (1,)),
+        ]
+    ],
+    fallback=_rms_fallback,
+    bad=[
+        Bad(
+            [((2, 0), "float32")], {"axes": (1,), "eps": 1e-5}, ValueError,
+            "rms_scale: axis 1 .* empty",
+        ),
+        Bad(
+            [((2, 2), "int32")], {"axes": (1,), "eps": 1e-5}, TypeError,
+            "rms_scale: a floating dtype",
+        ),
+    ],
+    ulps=32,
+    doc="x / sqrt(mean(x * x) + eps) over the axes.",
+)  # fmt: skip
+_FLOATS = ("float32", "float64")
+# The distance from 1 to the next number, which is PyTorch's eps for RMS norm.
+_EPS = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
+
+
+def rms_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
+) -> Any:
+    """x / sqrt(mean(x * x) + eps) * weight over the last axes.
+
+    normalized_shape: the sizes of those axes; weight has that shape. eps: that of x's dtype
+    where it is None. Zhang and Sennrich, NeurIPS 2019.
+
+    >>> nn.functional.rms_norm(pn.tensor([[3.0, 3.0]]), 2)
+    tensor([[1., 1.]])
+    """
+    name, sizes = "rms_norm", as_shape("rms_norm", normalized_shape)
+    _floating(name, x)
+    if not sizes or tuple(x.shape[-len(sizes) :]) != sizes:
+        raise ValueError(
+            f"{name}: the last axes of the input {x.shape} must be {sizes}"
+        )
+    if weight is not None and tuple(weight.shape) != sizes:
+        raise ValueError(f"{name}: weight is {weight.shape}, {sizes} is needed")
+    axes = tuple(range(len(x.shape) - len(sizes), len(x.shape)))
+    small = _EPS[x.dtype.name] if eps is None else float(eps)
+    y = rms_scale(_wide(x), axes=axes, eps=small)
+    return e.astype(_scaled(y, weight, None), x.dtype)
+
+
+# Groups of channels ----------------------------------------------------------------------
+
+
+def group_norm(
+    x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over each group of channels of a row.
+
+    x: (n, channels, ...); channels are a multiple of num_groups; weight and bias:
+    (channels,). Wu and He, ECCV 2018.
+
+    >>> nn.functional.group_norm(pn.tensor([[1.0, 3.0, 5.0, 9.0]]), 2, eps=0.0)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+    name = "group_norm"
+    _check_channels(name, x, weight=weight, bias=bias)
+    channels, rank = x.shape[1], len(x.shape)
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(
+            f"{name}: {channels} channels of input {x.shape} do not divide into "
+            f"{num_groups} groups"
+        )
+    size = channels // num_groups
+    for n in x.shape[2:]:
+        size *= n
+    grouped = reshape(_wide(x), (x.shape[0], num_groups, size))
+    y = reshape(standardize(grouped, axes=(2,), eps=float(eps)), x.shape)
+    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
+    return e.astype(y, x.dtype)
+
+
+def instance_norm(
+    x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias, over each channel of each row.
+
+    x: (n, channels, size, ...), more than one value a channel; weight and bias: (channels,).
+    Ulyanov, Vedaldi and Lempitsky, arXiv:1607.08022, 2016.
+    """
+    name = "instance_norm"
+    _check_channels(name, x, weight=weight, bias=bias)
+    rank, count = len(x.shape), 1
+    for n in x.shape[2:]:
+        count *= n
+    if count < 2:
+        raise ValueError(
+            f"{name}: more than one value per channel is needed, got input {x.shape}"
+        )
+    y = standardize(_wide(x), axes=tuple(range(2, rank)), eps=float(eps))
+    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
+    return e.astype(y, x.dtype)

@@ -26,6 +26,11 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 size 1. options: (which,): "forward" makes y of x and w, "input" makes x of
                 y and w, "weight" makes w of x and y.  y[n, g o' + o, p] = sum over c, t of
                 x[n, g c' + c, p stride + t dilation - padding] * w[g o' + o, c, t].
+  pool          planes, x[3], y[3], kernel[3], stride[3], padding[3], dilation[3], x_offset.
+                Input and output contiguous, axes in front of size 1; y is int32: y[n, p] =
+                the row-major place in plane n of the first largest x[n, p stride + t
+                dilation - padding] inside x, NaN before all. An axis whose kernel is 0 has
+                adaptive windows: p takes [p x / y, (p + 1) x / y), widened.
   scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
                 contiguous (outer, n, inner). options: (which, mode): which is sum or prod,
                 mode "inclusive" or "exclusive" (which leaves out the element itself).

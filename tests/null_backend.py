@@ -10,7 +10,10 @@ import numpy as np
 from portanet.dtypes import ALL
 from portanet.errors import DeviceError
 
-KERNELS = ("elementwise", "reduce", "matmul", "scan", "gather", "scatter", "random")
+KERNELS = (
+    "elementwise", "reduce", "matmul", "convolve", "pool", "scan", "gather", "scatter",
+    "random",
+)  # fmt: skip
 
 
 class Buffer:

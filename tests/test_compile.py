@@ -338,33 +338,32 @@ def test_an_interrupt_leaves_all_states_new_or_all_old():
     run = pn.compile(step)
     x = pn.ones(20_000, device="cpu")
     run(x), run(x)
-    me, stop = threading.get_ident(), threading.Event()
+    me, stop, armed = threading.get_ident(), threading.Event(), threading.Event()
 
     def interrupt():
-        while not stop.wait(0.0007):
+        while not stop.wait(0.0003):
             signal.pthread_kill(me, signal.SIGUSR1)
 
     def raises(*_):
-        raise InterruptedError
+        if armed.is_set():
+            armed.clear()
+            raise InterruptedError
 
     before = signal.signal(signal.SIGUSR1, raises)
     killer = threading.Thread(target=interrupt)
-    seen = 0
-    try:
-        killer.start()
-        for _ in range(300):
-            try:
-                run(x)
-            except InterruptedError:
-                seen += 1
-    except InterruptedError:
-        seen += 1
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        stop.set()
-        killer.join()
-        signal.signal(signal.SIGUSR1, before)
-    assert seen
+    killer.start()
+    interrupted = 0
+    while interrupted < 30:
+        try:
+            armed.set()
+            run(x)
+            armed.clear()
+        except InterruptedError:
+            interrupted += 1
+            counted(states)
+    stop.set()
+    killer.join()
+    signal.signal(signal.SIGUSR1, before)
     assert counted(states) >= 2
 
 

@@ -9,7 +9,9 @@ import pytest
 import portanet as pn
 from portanet import nn, optim
 from portanet.ops.optimise import orthogonalise
+from portanet.devices import Device, _open
 from portanet.testing import assert_close
+from tests.null_backend import NullBackend
 
 RNG = np.random.default_rng(0)
 
@@ -383,6 +385,31 @@ def test_a_network_learns_exclusive_or(kind, options, device):
         optimizer.step()
     assert loss.item() < 0.2
     assert model(x).argmax(axis=1).tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "kind, options, each, once",
+    [
+        (optim.RMSprop, {}, 1, 0),
+        (optim.RMSprop, {"momentum": 0.9, "centered": True}, 1, 0),
+        (optim.Adagrad, {}, 1, 1),
+        (optim.Lion, {}, 1, 0),
+        (optim.LAMB, {}, 8, 1),
+    ],
+)
+def test_a_step_takes_so_many_launches_a_parameter(kind, options, each, once):
+    place = _open["null"] = Device("null", NullBackend())
+    try:
+        ps = [nn.Parameter(pn.zeros((4, 3), device="null")) for _ in range(3)]
+        optimizer = kind(ps, **options)
+        for p in ps:
+            p.grad = pn.ones((4, 3), device="null")
+        optimizer.step()
+        before = len(place.backend.launched)
+        optimizer.step()
+        assert len(place.backend.launched) - before == 3 * each + once
+    finally:
+        del _open["null"]
 
 
 def test_options_are_checked_when_they_are_set():

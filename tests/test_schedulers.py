@@ -300,6 +300,8 @@ def test_bad_options_are_refused():
     one = S.ExponentialLR(o, 0.5)
     bad = [
         (lambda: S.StepLR(nn.Linear(1, 1), 3), TypeError, "StepLR: an Optimizer is"),
+        (lambda: S.LambdaLR(1, abs), TypeError, "LambdaLR: an Optimizer is"),
+        (lambda: S.ReduceLROnPlateau(1), TypeError, "Plateau: an Optimizer is"),
         (lambda: S.StepLR(o, 0), ValueError, "StepLR: step_size must be at least 1"),
         (lambda: S.LinearLR(o, 2.0), ValueError, r"start_factor is in \[0, 1\]"),
         (lambda: S.LambdaLR(o, [abs, abs]), ValueError, "2 of lr_lambda .* 1 groups"),

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=25, help="of each workload")
     parser.add_argument("--json", type=Path, default=RECORD)
     arguments = parser.parse_args()
-    # The sides import portanet from this checkout, and find no device unasked.
+    # The sides import portanet from where this process did.
     os.environ.setdefault("PYTHONPATH", str(machine.PACKAGE.parent))
     record = machine.record()
     for workload in arguments.only:

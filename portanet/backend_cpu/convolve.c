@@ -1,19 +1,22 @@
 // y[n, g o' + o, p] = sum over c, t of
-//                     x[n, g c' + c, p * stride + t * dilation - padding] * w[g o' + o, c, t]
-// for p and t of three axes; x is 0 outside its sizes. options: forward makes y of x and w,
-// input makes x of y and w, weight makes w of x and y: the same sum over what is left.
+//     x[n, g c' + c, p * stride + t * dilation - padding] * w[g o' + o, c, t]
+// for p and t of three axes; x is 0 outside its sizes. options: forward makes y of x
+// and w, input makes x of y and w, weight makes w of x and y: the same sum over what is
+// left.
 //
-// No matrix of patches is made. Each plane of the source is copied once, with its border of
-// zeros and, where the stride is s, split into s phases (every s-th element). In the copy
-// the elements that a tap takes for neighbouring results are neighbours, so a vector of
-// results is a sum of broadcast weights times vectors at start[v] + offset[l], l = (c, t).
-// A tile of rows x TILE_VECTORS results stays in registers while l runs. forward reads x so;
-// input is one such sum for each residue of x's positions by the stride, over y; weight
-// keeps vectors of partial sums over positions, and adds their lanes in the end. All sums
-// run in an order that the sizes fix, so no result depends on the threads.
+// No matrix of patches is made. Each plane of the source is copied once, with its
+// border of zeros and, where the stride is s, split into s phases (every s-th element).
+// In the copy the elements that a tap takes for neighbouring results are neighbours, so
+// a vector of results is a sum of broadcast weights times vectors at start[v] +
+// offset[l], l = (c, t). A tile of rows x TILE_VECTORS results stays in registers while
+// l runs. forward reads x so; input is one such sum for each residue of x's positions
+// by the stride, over y; weight keeps vectors of partial sums over positions, and adds
+// their lanes in the end. All sums run in an order that the sizes fix, so no result
+// depends on the threads.
 //
 // words: n, groups, channels (c'), outputs (o'), x[3], y[3], kernel[3], stride[3],
-//        padding[3], dilation[3], x_offset, w_offset, y_offset. All contiguous, one dtype.
+//        padding[3], dilation[3], x_offset, w_offset, y_offset. All contiguous, of one
+//        dtype.
 #include <string.h>
 #include "convert.h"
 #if defined(__AVX512F__) || defined(__AVX2__)
@@ -22,8 +25,8 @@
 #include <arm_neon.h>
 #endif
 
-// Tiles fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16 (arm), 16 of 16. SUM_ROWS x
-// SUM_COLUMNS are the vectors of sums of a weight's gradient.
+// Tiles fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16 (arm), 16 of 16. SUM_ROWS
+// x SUM_COLUMNS are the vectors of sums of a weight's gradient.
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define TILE_ROWS 14
@@ -62,8 +65,9 @@
 
 #define DEPTH ((int64_t)256)        // weights of a row that a tile takes in at a time
 #define SUM_BLOCK ((int64_t)48)     // vectors of positions whose rows of y stay in L1
-#define UNIT_ROWS ((int64_t)8 * SUM_ROWS)        // of a weight's gradient, the part that
-#define UNIT_COLUMNS ((int64_t)8 * SUM_COLUMNS)  // one thread does at a time
+// The part of a weight's gradient that one thread does at a time.
+#define UNIT_ROWS ((int64_t)8 * SUM_ROWS)
+#define UNIT_COLUMNS ((int64_t)8 * SUM_COLUMNS)
 #define PIECE ((int64_t)1 << 18)    // multiply-adds worth a thread
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -87,7 +91,8 @@ typedef struct {
     int64_t x, y, kernel, stride, padding, dilation;
 } axis;
 
-// One axis of the copy: phase f holds the source's elements q * step + start(f), q < extent.
+// One axis of the copy: phase f holds the source's elements q * step + start(f), q <
+// extent.
 typedef struct {
     int64_t size, step, extent, phases, base, dilation;
 } copied_axis;
@@ -146,8 +151,9 @@ static int64_t lowest_shift(const axis *a) {
 static copied_axis copy_of_y(const axis *a) {
     int64_t low = lowest_shift(a);
     int64_t high = divided_down(a->padding + a->stride - 1, a->stride);
-    return (copied_axis){.size = a->y, .step = 1, .phases = 1, .base = low, .dilation = 1,
-                         .extent = divided_up(a->x, a->stride) + high - low};
+    return (copied_axis){
+        .size = a->y, .step = 1, .phases = 1, .base = low, .dilation = 1,
+        .extent = divided_up(a->x, a->stride) + high - low};
 }
 
 // Where tap k of one axis reads: its phase and shift; false if it reads nothing.
@@ -178,10 +184,10 @@ static void find_taps(const convolution *c, pass *p) {
                 for (int d = 0; d < 3; d++)
                     reads = tap_reads(c, p, d, k[d], phase + d, shift + d) && reads;
                 if (!reads) continue;
-                int64_t f = (phase[0] * s[1].phases + phase[1]) * s[2].phases + phase[2];
-                p->offset[p->taps] =
-                    ((f * s[0].extent + shift[0]) * s[1].extent + shift[1]) * s[2].extent +
-                    shift[2];
+                int64_t at = (phase[0] * s[1].phases + phase[1]) * s[2].phases;
+                at = (at + phase[2]) * s[0].extent + shift[0];
+                at = (at * s[1].extent + shift[1]) * s[2].extent + shift[2];
+                p->offset[p->taps] = at;
                 p->tap[p->taps++] = (k[0] * a[1].kernel + k[1]) * a[2].kernel + k[2];
             }
     p->depth = p->taps * c->source_planes;
@@ -281,7 +287,8 @@ static void free_passes(convolution *c) {
 static convolution read_words(const pn_args *args) {
     const int64_t *w = args->words;
     convolution c = {.args = args, .n = w[0], .groups = w[1], .channels = w[2],
-                     .outputs = w[3], .kernel = 1, .x_size = 1, .y_size = 1, .plane = 1};
+                     .outputs = w[3], .kernel = 1, .x_size = 1, .y_size = 1,
+                     .plane = 1};
     c.is_input = !strcmp(args->options[0], "input");
     for (int d = 0; d < 3; d++) {
         axis a = {w[4 + d], w[7 + d], w[10 + d], w[13 + d], w[16 + d], w[19 + d]};

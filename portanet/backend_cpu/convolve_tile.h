@@ -1,6 +1,7 @@
 // The body of convolve.c for one type; included once for each.
 //
-// Wants T, TYPE(name) (name with the type's suffix) and FMA(a, b, c), a * b + c on vectors.
+// Wants T, TYPE(name) (name with the type's suffix) and FMA(a, b, c), a * b + c on
+// vectors.
 
 typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
@@ -15,7 +16,7 @@ typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T
 
 // One row: zeros, the source's elements start + q * step that there are, zeros.
 static void TYPE(copy_row)(const copied_axis *a, int64_t start, const T *x, T *to) {
-    int64_t from = smaller(larger(divided_up(larger(-start, 0), a->step), 0), a->extent);
+    int64_t from = smaller(divided_up(larger(-start, 0), a->step), a->extent);
     int64_t end = start < a->size ? divided_up(a->size - start, a->step) : 0;
     end = larger(smaller(end, a->extent), from);
     for (int64_t q = 0; q < from; q++) to[q] = 0;
@@ -112,8 +113,8 @@ static inline __attribute__((always_inline)) void TYPE(micro)(
     }
 #define MICRO_NAME(ROWS) TYPE(micro_##ROWS),
 EACH_HEIGHT(MICRO)
-typedef void (*TYPE(micro_fn))(int64_t, const T *, const int64_t *, const T *, const T *,
-                               T *, bool);
+typedef void (*TYPE(micro_fn))(int64_t, const T *, const int64_t *, const T *,
+                               const T *, T *, bool);
 static const TYPE(micro_fn) TYPE(micros)[] = {EACH_HEIGHT(MICRO_NAME)};
 
 // weights[group, panel, l, row] of a pass, rows past the last 0.
@@ -248,7 +249,8 @@ typedef struct {
     int64_t image, end_image, v, end_v;
 } TYPE(part);
 
-// total[i, j, lane] += sum over images and v of y[i, v, lane] * copy[offset[j] + start[v]].
+// total[i, j, lane] += sum over images and v of y[i, v, lane] * copy[offset[j] +
+// start[v]].
 static inline __attribute__((always_inline)) void TYPE(add_products)(
     const int rows, const TYPE(part) *t, const pass *p, int64_t y_step, VEC *total) {
     VEC sum[SUM_ROWS][SUM_COLUMNS];
@@ -257,7 +259,7 @@ static inline __attribute__((always_inline)) void TYPE(add_products)(
     for (int j = 0; j < SUM_COLUMNS; j++) {
         offset[j] = t->offset[j];
 #pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) sum[i][j] = total[i * UNIT_COLUMNS + j];
+        for (int i = 0; i < rows; i++) sum[i][j] = (VEC){0};
     }
     for (int64_t m = t->image; m < t->end_image; m++)
         for (int64_t v = t->v; v < t->end_v; v++) {
@@ -276,7 +278,7 @@ static inline __attribute__((always_inline)) void TYPE(add_products)(
 #pragma GCC unroll 8
     for (int j = 0; j < SUM_COLUMNS; j++)
 #pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) total[i * UNIT_COLUMNS + j] = sum[i][j];
+        for (int i = 0; i < rows; i++) total[i * UNIT_COLUMNS + j] += sum[i][j];
 }
 
 static void TYPE(add_rows)(int64_t rows, const TYPE(part) *t, const pass *p,
@@ -293,8 +295,8 @@ static void TYPE(add_rows)(int64_t rows, const TYPE(part) *t, const pass *p,
     }
 }
 
-// Rows [o, o + rows) and columns [l, l + columns) of a group, over the whole batch: a few
-// images or a stretch of one at a time, so that its rows of y stay in the cache.
+// Rows [o, o + rows) and columns [l, l + columns) of a group, over the whole batch: a
+// few images or a stretch of one at a time, so that its rows of y stay in the cache.
 static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_t rows,
                           int64_t l, int64_t columns, VEC *total) {
     const pass *p = c->pass;
@@ -311,7 +313,8 @@ static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_
             t.end_v = smaller(t.v + SUM_BLOCK, p->vectors);
             for (int64_t j = 0; j < columns; j += SUM_COLUMNS)
                 for (int64_t i = 0; i < rows; i += SUM_ROWS) {
-                    t.y = (const T *)c->sums + (group * c->outputs + o + i) * c->sum_step;
+                    int64_t row = group * c->outputs + o + i;
+                    t.y = (const T *)c->sums + row * c->sum_step;
                     t.offset = offset + j;
                     TYPE(add_rows)(smaller(rows - i, SUM_ROWS), &t, p, c->sum_step,
                                    total + i * UNIT_COLUMNS + j);
@@ -357,8 +360,8 @@ static bool TYPE(sum_weight)(convolution *c) {
         pn_parallel_for(planes, PIECE / 16 / c->sum_step + 1, TYPE(copy_results), c);
         int64_t units = c->groups * divided_up(c->outputs, UNIT_ROWS) *
                         divided_up(p->depth, UNIT_COLUMNS);
-        int64_t work = smaller(c->outputs, UNIT_ROWS) * smaller(p->depth, UNIT_COLUMNS) *
-                       c->n * c->sum_step;
+        int64_t work = smaller(c->outputs, UNIT_ROWS) *
+                       smaller(p->depth, UNIT_COLUMNS) * c->n * c->sum_step;
         pn_parallel_for(units, PIECE / work + 1, TYPE(do_units), c);
         pn_free(c->sums, nbytes);
     }

@@ -76,6 +76,8 @@
 // The same for products with a vector, which memory bounds.
 #define VECTOR_PIECE ((int64_t)1 << 15)
 #define SMALLEST_TILE ((int64_t)64)
+// A narrower tile takes the time of one so wide.
+#define NARROWEST ((int64_t)32)
 
 typedef struct {
     const void *data;
@@ -214,7 +216,8 @@ static void do_tiles(void *context, int64_t begin, int64_t end) {
 
 // Tiles of about equal size, at least four for each thread where the work is enough.
 static void cut(product *p) {
-    int64_t threads = pn_num_threads(), work = p->m * p->n * p->k / PIECE;
+    int64_t threads = pn_num_threads();
+    int64_t work = p->m * rounded_up(p->n, NARROWEST) * p->k / PIECE;
     int64_t wanted = threads == 1 ? 1 : smaller(work, 4 * threads);
     bool in_place = p->y_dtype == p->compute;
     p->tile_height = in_place ? p->m : smaller(p->m, BLOCK_ROWS);
@@ -313,6 +316,7 @@ void PN_KERNEL(matmul)(const pn_args *args) {
     cut(&p);
     p.a_in_columns = p.a.row == 1 && p.a.column != 1;
     p.b_direct = p.b.column == 1 && p.b.dtype == p.compute && p.m <= DIRECT_ROWS;
-    int64_t grain = PIECE / (p.tile_height * p.tile_width * p.k) + 1;
+    int64_t width = rounded_up(p.tile_width, NARROWEST);
+    int64_t grain = PIECE / (p.tile_height * width * p.k) + 1;
     pn_parallel_for(p.batch * p.tiles_down * p.tiles_across, grain, do_tiles, &p);
 }

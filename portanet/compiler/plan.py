@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays import Array
 from ..program import Program
 from . import fold, fuse, hoist, inline, lengthen, memory, order, recompute, regions
-from . import share, turn
+from . import share, turn, unturn
 from .graph import Graph, program_of
 
 
@@ -32,6 +32,7 @@ def optimise(
     turn.turn(graph)
     share.drop_copies(graph)
     lengthen.lengthen(graph)
+    unturn.unturn(graph)
     inline.inline(graph, most)
     hoist.hoist(graph)
     # Work that joins only to save a launch would have all its inputs wait for it.

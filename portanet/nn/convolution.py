@@ -78,6 +78,12 @@ def _described(self: Any, plain: dict[str, Any]) -> str:
 class _Conv(Module):
     rank = 0
     transposed = False
+    weight: Any
+    bias: Any
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1,
@@ -85,8 +91,8 @@ class _Conv(Module):
         device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         _setup(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            bias, device, dtype,
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation,
+            groups, bias, device, dtype,
         )  # fmt: skip
 
     def forward(self, x: Any) -> Any:
@@ -104,13 +110,14 @@ class _Conv(Module):
 
 
 class Conv1d(_Conv):
-    """y[n, o, p] = bias[o] + sum over c, t of x[n, c, p stride + t dilation - padding] *
-    weight[o, c, t].
+    """y[n, o, p] = bias[o] + sum over c, t of
+    x[n, c, p stride + t dilation - padding] * weight[o, c, t].
 
-    x: (n, in_channels, length), or without n; weight: (out_channels, in_channels / groups,
-    kernel_size); bias: (out_channels,). padding: zeros on either side, "same" or "valid".
-    Both start uniform in +-1 / sqrt(in_channels / groups * kernel_size). ValueError where
-    x has other channels, or is shorter than the kernel.
+    x: (n, in_channels, length), or without n; weight: (out_channels,
+    in_channels / groups, kernel_size); bias: (out_channels,). padding: zeros on either
+    side, "same" or "valid". Both start uniform in
+    +-1 / sqrt(in_channels / groups * kernel_size). ValueError where x has
+    other channels, or is shorter than the kernel.
 
     >>> nn.Conv1d(4, 2, 3, padding=1)(pn.ones((5, 4, 7))).shape
     (5, 2, 7)
@@ -144,6 +151,12 @@ class Conv3d(_Conv):
 class _ConvTranspose(Module):
     rank = 0
     transposed = True
+    weight: Any
+    bias: Any
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1,
@@ -155,8 +168,8 @@ class _ConvTranspose(Module):
             name, "output_padding", output_padding, self.rank, 0
         )
         _setup(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            bias, device, dtype,
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation,
+            groups, bias, device, dtype,
         )  # fmt: skip
 
     def forward(self, x: Any) -> Any:
@@ -174,13 +187,13 @@ class _ConvTranspose(Module):
 
 
 class ConvTranspose1d(_ConvTranspose):
-    """The gradient of Conv1d in its input, as a layer: it undoes the sizes of a Conv1d of
-    the same arguments.
+    """The gradient of Conv1d in its input, as a layer: it undoes the sizes of a
+    Conv1d of the same arguments.
 
-    x: (n, in_channels, length); weight: (in_channels, out_channels / groups, kernel_size).
-    The result has length (length - 1) stride - 2 padding + dilation (kernel_size - 1) +
-    output_padding + 1. Both start uniform in +-1 / sqrt(out_channels / groups *
-    kernel_size).
+    x: (n, in_channels, length); weight: (in_channels, out_channels / groups,
+    kernel_size). The result has length (length - 1) stride - 2 padding +
+    dilation (kernel_size - 1) + output_padding + 1. Both start uniform in
+    +-1 / sqrt(out_channels / groups * kernel_size).
 
     >>> nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1)(pn.ones((1, 2, 5))).shape
     (1, 3, 10)

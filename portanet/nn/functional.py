@@ -9,6 +9,16 @@ from ..autograd import Tensor, no_grad
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
 from ..ops import normalise
+from ..ops.activations import (
+    celu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    logsigmoid,
+    prelu,
+    selu,
+    softsign,
+)
 from ..ops.convolve import (
     conv1d,
     conv2d,
@@ -18,6 +28,16 @@ from ..ops.convolve import (
     conv_transpose3d,
 )
 from ..ops.create import one_hot
+from ..ops.distances import (
+    binary_cross_entropy,
+    cosine_embedding_loss,
+    cosine_similarity,
+    hinge_embedding_loss,
+    kl_div,
+    margin_ranking_loss,
+    pairwise_distance,
+    triplet_margin_loss,
+)
 from ..ops.elementwise import (
     elu,
     gelu,
@@ -48,10 +68,33 @@ from ..ops.norms import group_norm, rms_norm
 from ..ops.norms import instance_norm as norm_of_instances
 from ..ops.reduce import mean
 from ..ops.resample import pixel_shuffle, pixel_unshuffle, upsample_nearest
+from ..ops.pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 from ..ops.shape import flatten, pad, reshape
 from ..random import Generator, default_generator
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -86,6 +129,9 @@ __all__ = [
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
     "mish",
     "mse_loss",
     "nll_loss",

@@ -219,7 +219,7 @@ class CosineSimilarity(Module):
     """cos(x1, x2) along an axis, each size no less than eps.
 
     >>> nn.CosineSimilarity()(pn.tensor([[3.0, 4.0]]), pn.tensor([[4.0, 3.0]]))
-    tensor([0.96])
+    tensor([0.96...])
     """
 
     def __init__(self, axis: int = 1, eps: float = 1e-8):

@@ -1,4 +1,4 @@
-"""LayerNorm and BatchNorm1d."""
+"""LayerNorm, RMSNorm, GroupNorm, and the norms by batch and by instance."""
 
 from __future__ import annotations
 
@@ -49,18 +49,89 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}{tail}"
 
 
-class BatchNorm1d(Module):
-    """y = (x - mean) / sqrt(var + eps) * weight + bias for each channel.
+class RMSNorm(Module):
+    """y = x / sqrt(mean(x * x) + eps) * weight over the last axes.
 
-    x: (n, channels) or (n, channels, length). In training mean and variance are those of
-    the batch, and the running ones move toward them by `momentum` (None: they are the
-    average of all batches), the variance divided by n - 1. In evaluation the running ones
-    are used. ValueError for one value per channel in training. Ioffe and Szegedy, ICML 2015.
+    normalized_shape: the sizes of those axes, also the shape of weight (ones at first).
+    eps: None is that of x's dtype, 2 ** -23 for float32. ValueError where the input ends in
+    other sizes. Zhang and Sennrich, NeurIPS 2019.
 
-    >>> nn.BatchNorm1d(3)(pn.randn(8, 3)).shape
-    (8, 3)
+    >>> nn.RMSNorm(2)(pn.tensor([[3.0, 3.0]])).tolist()
+    [[1.0, 1.0]]
     """
 
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        self.normalized_shape = as_shape("RMSNorm", normalized_shape)
+        if not self.normalized_shape or min(self.normalized_shape) < 1:
+            raise ValueError(f"RMSNorm: no axis to normalise in {normalized_shape}")
+        self.eps, self.elementwise_affine = eps, elementwise_affine
+        self.weight = None
+        if elementwise_affine:
+            start = ones(self.normalized_shape, dtype=dtype or "float32", device=device)
+            self.weight = Parameter(start)
+
+    def forward(self, x: Any) -> Any:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        tail = "" if self.elementwise_affine else ", elementwise_affine=False"
+        return f"{self.normalized_shape}, eps={self.eps}{tail}"
+
+
+class GroupNorm(Module):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, over each group of channels.
+
+    x: (n, num_channels, ...), which num_groups divides. weight and bias: one number a
+    channel, ones and zeros at first. Wu and He, ECCV 2018.
+
+    >>> nn.GroupNorm(2, 4)(pn.randn(3, 4, 5)).shape
+    (3, 4, 5)
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        if num_groups < 1 or num_channels < 1 or num_channels % num_groups:
+            raise ValueError(
+                f"GroupNorm: {num_channels} channels do not divide into {num_groups} "
+                "groups"
+            )
+        self.num_groups, self.num_channels = num_groups, num_channels
+        self.eps, self.affine = eps, affine
+        options = {"dtype": dtype or "float32", "device": device}
+        self.weight = Parameter(ones(num_channels, **options)) if affine else None
+        self.bias = Parameter(zeros(num_channels, **options)) if affine else None
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(
+                f"GroupNorm: (n, {self.num_channels}, ...) is needed, got shape {x.shape}"
+            )
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        tail = "" if self.affine else ", affine=False"
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{tail}"
+
+
+class _ChannelNorm(Module):
+    """A norm with one weight, bias and running mean and variance for each channel."""
+
+    ranks: tuple[int, ...] = ()
+    shapes = ""
     running_mean: Any
     running_var: Any
     num_batches_tracked: Any
@@ -77,7 +148,7 @@ class BatchNorm1d(Module):
     ):
         if num_features < 1:
             raise ValueError(
-                f"BatchNorm1d: at least 1 channel is needed, not {num_features}"
+                f"{type(self).__name__}: at least 1 channel is needed, not {num_features}"
             )
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
@@ -96,12 +167,16 @@ class BatchNorm1d(Module):
             zeros((), dtype="int32", device=device) if kept else None,
         )
 
-    def forward(self, x: Any) -> Any:
-        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
+    def _check(self, x: Any) -> None:
+        if x.ndim not in self.ranks or x.shape[1] != self.num_features:
             raise ValueError(
-                f"BatchNorm1d: (n, {self.num_features}) or (n, {self.num_features}, "
-                f"length) is needed, got shape {x.shape}"
+                f"{type(self).__name__}: {self.shapes.format(self.num_features)} is "
+                f"needed, got shape {x.shape}"
             )
+
+    def _normalise(self, x: Any) -> Any:
+        """By the batch in training, and where there are no running statistics."""
+        self._check(x)
         counts = self.training and self.track_running_stats
         momentum = self._count() if counts else 0.0
         return F.batch_norm(
@@ -113,7 +188,22 @@ class BatchNorm1d(Module):
             self.training or not self.track_running_stats,
             momentum,
             self.eps,
-            name="BatchNorm1d",
+            name=type(self).__name__,
+        )
+
+    def _normalise_rows(self, x: Any) -> Any:
+        """Each row by itself in training, and where there are no running statistics. As in
+        PyTorch the batches are not counted."""
+        self._check(x)
+        return F.instance_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            self.eps,
         )
 
     def _count(self) -> Any:
@@ -127,3 +217,97 @@ class BatchNorm1d(Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class BatchNorm1d(_ChannelNorm):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias for each channel.
+
+    x: (n, channels) or (n, channels, length). In training mean and variance are those of
+    the batch, and the running ones move toward them by `momentum` (None: they are the
+    average of all batches), the variance divided by n - 1. In evaluation the running ones
+    are used. ValueError for one value per channel in training. Ioffe and Szegedy, ICML 2015.
+
+    >>> nn.BatchNorm1d(3)(pn.randn(8, 3)).shape
+    (8, 3)
+    """
+
+    ranks, shapes = (2, 3), "(n, {0}) or (n, {0}, length)"
+
+    def forward(self, x: Any) -> Any:
+        return self._normalise(x)
+
+
+class BatchNorm2d(_ChannelNorm):
+    """BatchNorm1d for (n, channels, h, w): the mean is over n, h and w.
+
+    >>> nn.BatchNorm2d(3)(pn.randn(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
+    """
+
+    ranks, shapes = (4,), "(n, {0}, h, w)"
+
+    def forward(self, x: Any) -> Any:
+        return self._normalise(x)
+
+
+class BatchNorm3d(_ChannelNorm):
+    """BatchNorm1d for (n, channels, d, h, w): the mean is over n, d, h and w."""
+
+    ranks, shapes = (5,), "(n, {0}, d, h, w)"
+
+    def forward(self, x: Any) -> Any:
+        return self._normalise(x)
+
+
+class InstanceNorm1d(_ChannelNorm):
+    """y = (x - mean) / sqrt(var + eps), over each channel of each row.
+
+    x: (n, channels, length). affine adds weight and bias, one number a channel. With
+    track_running_stats the averages of the rows' mean and variance are kept in training, and
+    used in evaluation. Ulyanov, Vedaldi and Lempitsky, arXiv:1607.08022, 2016.
+
+    >>> nn.InstanceNorm1d(1, eps=0.0)(pn.tensor([[[1.0, 3.0]]])).tolist()
+    [[[-1.0, 1.0]]]
+    """
+
+    ranks, shapes = (3,), "(n, {0}, length)"
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self._normalise_rows(x)
+
+
+class InstanceNorm2d(_ChannelNorm):
+    """InstanceNorm1d for (n, channels, h, w): the mean is over h and w."""
+
+    ranks, shapes = (4,), "(n, {0}, h, w)"
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self._normalise_rows(x)

@@ -34,7 +34,9 @@ selu = e._activation(
 _celu = e._activation(
     "celu",
     lambda x, *, alpha: s.where(x > 0, x, alpha * s.expm1(_below(x) / alpha)),
-    lambda x, *, alpha: np.where(x > 0, x, alpha * np.expm1(_below_reference(x) / alpha)),
+    lambda x, *, alpha: np.where(
+        x > 0, x, alpha * np.expm1(_below_reference(x) / alpha)
+    ),
     static=({"alpha": 1.0}, {"alpha": 0.5}),
 )
 

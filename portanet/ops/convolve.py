@@ -1,9 +1,10 @@
 """Convolutions over one to three axes, and transposed ones.
 
-Three operators, each linear in both arguments, share one kernel: y of x and w, x of y and w,
-w of x and y. They are each other's gradients, so gradients of any order need nothing more.
-The size of the result is a static argument of each: x is 0 outside its sizes, so every size
-has a meaning, and what a size must be is for the public functions to say.
+Three operators, each linear in both arguments, share one kernel: y of x and w, x of y
+and w, w of x and y. They are each other's gradients, so gradients of any order need
+nothing more. The size of the result is a static argument of each: x is 0 outside its
+sizes, so every size has a meaning, and what a size must be is for the public functions
+to say.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
 from .shape import reshape
 
-# The three products ----------------------------------------------------------------------
+# The three products -------------------------------------------------------------------
 # Static: stride, padding (in front), dilation, one number an axis; groups; size, the
 # result's sizes along those axes. x (n, groups c, *sizes), w (groups o, c, *kernel),
 # y (n, groups o, *sizes).
@@ -117,7 +118,7 @@ def _lower(option: str):
 
 
 def _taps(shape, y_sizes, kernel, stride, padding, dilation):
-    """(tap, where the results' elements of x lie in x with a border), and the border."""
+    """(tap, where its elements of x lie in x with a border), and the border."""
     last = [
         (n - 1) * s + (k - 1) * d + 1
         for n, s, k, d in zip(y_sizes, stride, kernel, dilation, strict=True)
@@ -229,7 +230,7 @@ def _static(stride, padding, dilation, groups, like):
 
 
 def _grads(first, second):
-    """The gradients of a product: the other two products, sized as the arguments are."""
+    """The gradients of a product: the other two products."""
 
     def by_a(g, y, a, b, *, stride, padding, dilation, groups, size):
         made = first(g, a, b, _static(stride, padding, dilation, groups, a))
@@ -272,7 +273,8 @@ convolve = Op(
     kernel="convolve",
     bad=_bad("convolve", r"convolve: input \(3, 4, 5\) and weight \(2, 3, 2\)"),
     ulps=64,
-    doc="y[n, o, p] = sum over c, t of x[n, c, p stride + t dilation - padding] w[o, c, t].",
+    doc="y[n, o, p] = sum over c, t of x[n, c, p stride + t dilation - padding] "
+    "w[o, c, t].",
 )
 convolve_input = Op(
     "convolve_input",
@@ -287,8 +289,8 @@ convolve_input = Op(
     kernel="convolve",
     bad=_bad("convolve_input", r"convolve_input: output \(3, 4, 5\) and weight"),
     ulps=64,
-    doc="The adjoint of `convolve` in x: x[n, c, q] = sum of y[n, o, p] w[o, c, t] over "
-    "p stride + t dilation - padding = q.",
+    doc="The adjoint of `convolve` in x: x[n, c, q] = sum of y[n, o, p] w[o, c, t] "
+    "over p stride + t dilation - padding = q.",
 )
 convolve_weight = Op(
     "convolve_weight",
@@ -307,7 +309,7 @@ convolve_weight = Op(
     "x[n, c, p stride + t dilation - padding].",
 )
 
-# The public functions --------------------------------------------------------------------
+# The public functions -----------------------------------------------------------------
 
 
 def numbers(name: str, what: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
@@ -382,8 +384,8 @@ def _batched(name: str, x: Any, weight: Any, rank: int) -> Any:
 def _check_bias(name: str, bias: Any, outputs: int) -> None:
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(
-            f"{name}: bias is {tuple(bias.shape)}, ({outputs},) is needed for {outputs} "
-            "output channels"
+            f"{name}: bias is {tuple(bias.shape)}, ({outputs},) is needed for "
+            f"{outputs} output channels"
         )
 
 
@@ -475,7 +477,8 @@ def transposed_convolution(
         )
     if weight.shape[0] % groups:
         raise ValueError(
-            f"{name}: {weight.shape[0]} input channels do not divide into {groups} groups"
+            f"{name}: {weight.shape[0]} input channels do not divide into "
+            f"{groups} groups"
         )
     _check_bias(name, bias, weight.shape[1] * groups)
     size = []
@@ -484,7 +487,8 @@ def transposed_convolution(
     ):
         if m >= max(s, d):
             raise ValueError(
-                f"{name}: output_padding {m} must be less than stride {s} or dilation {d}"
+                f"{name}: output_padding {m} must be less than stride {s} or "
+                f"dilation {d}"
             )
         size.append((n - 1) * s - 2 * p + d * (k - 1) + m + 1)
         if size[-1] < 1:
@@ -515,12 +519,12 @@ def conv1d(
     *,
     name: str = "conv1d",
 ) -> Any:
-    """y[n, o, p] = bias[o] + sum over c, t of x[n, c, p stride + t dilation - padding] *
-    weight[o, c, t].
+    """y[n, o, p] = bias[o] + sum over c, t of
+    x[n, c, p stride + t dilation - padding] * weight[o, c, t].
 
-    x: (n, c, length), or without n; weight: (o, c / groups, k); bias: (o,). padding: zeros
-    on either side, or "same" (y is as long as x; stride 1) or "valid" (none). Channels
-    of a group meet those of the same group. Half precision sums in float32.
+    x: (n, c, length), or without n; weight: (o, c / groups, k); bias: (o,). padding:
+    zeros on either side, or "same" (y is as long as x; stride 1) or "valid" (none).
+    Channels of a group meet those of the same group. Half precision sums in float32.
 
     >>> nn.functional.conv1d(pn.ones((1, 1, 4)), pn.ones((1, 1, 2)))
     tensor([[[2., 2., 2.]]])
@@ -543,7 +547,8 @@ def conv2d(
 ) -> Any:
     """As `conv1d`, for x (n, c, height, width) and weight (o, c / groups, kh, kw).
 
-    >>> nn.functional.conv2d(pn.ones((1, 1, 3, 3)), pn.ones((1, 1, 3, 3)), padding="same")
+    >>> x = pn.ones((1, 1, 3, 3))
+    >>> nn.functional.conv2d(x, x, padding="same")
     tensor([[[[4., 6., 4.],
               [6., 9., 6.],
               [4., 6., 4.]]]])
@@ -564,8 +569,8 @@ def conv3d(
     *,
     name: str = "conv3d",
 ) -> Any:
-    """As `conv1d`, for x (n, c, depth, height, width) and weight (o, c / groups, kd, kh,
-    kw)."""
+    """As `conv1d`, for x (n, c, depth, height, width) and weight
+    (o, c / groups, kd, kh, kw)."""
     return convolution(
         3, x, weight, bias, stride, padding, dilation, groups, name=name
     )  # fmt: skip
@@ -627,8 +632,8 @@ def conv_transpose3d(
     *,
     name: str = "conv_transpose3d",
 ) -> Any:
-    """As `conv_transpose1d`, for x (n, c, depth, height, width) and weight (c, o / groups,
-    kd, kh, kw)."""
+    """As `conv_transpose1d`, for x (n, c, depth, height, width) and weight
+    (c, o / groups, kd, kh, kw)."""
     return transposed_convolution(
         3, x, weight, bias, stride, padding, output_padding, groups, dilation, name=name
     )

@@ -172,7 +172,7 @@ def cosine_similarity(x1: Any, x2: Any, axis: int = 1, eps: float = 1e-8) -> Any
     """sum(x1 * x2) / (max(|x1|, eps) * max(|x2|, eps)) along an axis; x1, x2 broadcast.
 
     >>> nn.functional.cosine_similarity(pn.tensor([[3.0, 4.0]]), pn.tensor([[4.0, 3.0]]))
-    tensor([0.96])
+    tensor([0.96...])
     """
     sizes = [e.maximum(norm(x, axis=axis, keepdims=True), eps) for x in (x1, x2)]
     # Each divided by its own size first, so that neither product overflows.

@@ -114,7 +114,7 @@ _matmul = Op(
 
 
 def _linear_rule(x: Spec, w: Spec) -> Spec:
-    (rows, k), (columns, k2) = x.shape, w.shape
+    k, (columns, k2) = x.shape[-1], w.shape
     if k != k2:
         raise ValueError(f"linear: rows of {x.shape} and {w.shape} differ: {k} != {k2}")
     return _matmul_rule(x, Spec((k2, columns), w.dtype))

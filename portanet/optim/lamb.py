@@ -15,7 +15,8 @@ class LAMB(Optimizer):
 
     r = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * p; the norms are
     those of the whole parameter, and their ratio is 1 where either is 0. For large batches:
-    You et al., ICLR 2020. Four launches a parameter, and one to count.
+    You et al., ICLR 2020. Eight launches a parameter, six of them
+    for the norms, and one to count.
 
     >>> p = nn.Parameter([3.0, 4.0])
     >>> optimizer = pn.optim.LAMB([p], lr=0.1, weight_decay=0.0)

@@ -23,11 +23,7 @@ class LRScheduler:
 
     def __init__(self, optimizer: Optimizer):
         self.name = type(self).__name__
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"{self.name}: an Optimizer is expected, not {type(optimizer).__name__}"
-            )
-        self.optimizer = optimizer
+        self.optimizer = _checked(self.name, optimizer)
         self.base_lrs: list[float] = []
         for group in optimizer.param_groups:
             if group.initial_lr is None:
@@ -86,6 +82,14 @@ class LRScheduler:
         return list(value)
 
 
+def _checked(name: str, optimizer: Any) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"{name}: an Optimizer is expected, not {type(optimizer).__name__}"
+        )
+    return optimizer
+
+
 def _at_least(name: str, what: str, value: float, least: float) -> None:
     if not value >= least:
         raise ValueError(f"{name}: {what} must be at least {least}, not {value}")
@@ -104,7 +108,7 @@ class LambdaLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any):
-        self.optimizer = optimizer
+        self.optimizer = _checked("LambdaLR", optimizer)
         self.lr_lambdas = self._each("lr_lambda", lr_lambda)
         super().__init__(optimizer)
 
@@ -301,7 +305,8 @@ class OneCycleLR(LRScheduler):
                 f"OneCycleLR: anneal_strategy is 'cos' or 'linear', not "
                 f"{anneal_strategy!r}"
             )
-        self.optimizer, self.total_steps = optimizer, total_steps
+        self.optimizer = _checked("OneCycleLR", optimizer)
+        self.total_steps = total_steps
         self.anneal = _cosine if anneal_strategy == "cos" else _linear
         up = pct_start * total_steps - 1
         ends = [up, 2 * up, total_steps - 1] if three_phase else [up, total_steps - 1]
@@ -448,10 +453,7 @@ class ReduceLROnPlateau:
         eps: float = 1e-8,
     ):
         name = "ReduceLROnPlateau"
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"{name}: an Optimizer is expected, not {type(optimizer).__name__}"
-            )
+        _checked(name, optimizer)
         if not 0 <= factor < 1:
             raise ValueError(f"{name}: factor is in [0, 1), not {factor}")
         if mode not in ("min", "max"):

@@ -1,19 +1,23 @@
 // y[n, g o' + o, p] = sum over c, t of
-//                     x[n, g c' + c, p * stride + t * dilation - padding] * w[g o' + o, c, t]
-// for p and t of three axes; x is 0 outside its sizes. forward makes y of x and w, input
-// makes x of y and w, weight makes w of x and y. Each is a matrix product for each group,
-// r[i, j] = sum over l of a[i, l] b[l, j], whose matrices are read where they lie:
+//     x[n, g c' + c, p * stride + t * dilation - padding] * w[g o' + o, c, t]
+// for p and t of three axes; x is 0 outside its sizes. forward makes y of x and w,
+// input makes x of y and w, weight makes w of x and y. Each is a matrix product for
+// each group, r[i, j] = sum over l of a[i, l] b[l, j], whose matrices are read where
+// they lie:
 //   forward  i = o, j = (n, p), l = (c, t)   a = w, b = x
-//   input    i = c, j = (n, q), l = (o, t)   a = w, b = y where p stride = q + padding -
-//            t dilation has a solution, else 0
+//   input    i = c, j = (n, q), l = (o, t)   a = w, b = y where p stride =
+//            q + padding - t dilation has a solution, else 0
 //   weight   i = o, j = (c, t), l = (n, p)   a = y, b = x
-// Words: splits, chunk, m, n, k (sizes of i, j, l), batch, groups, channels (c'), outputs
-// (o'), x[3], y[3], kernel[3], stride[3], padding[3], dilation[3], x_offset, w_offset,
-// y_offset. Split s sums l in [s chunk, min((s + 1) chunk, k)) into partial results.
+// Words: splits, chunk, m, n, k (sizes of i, j, l), batch, groups, channels (c'),
+// outputs (o'), x[3], y[3], kernel[3], stride[3], padding[3], dilation[3],
+// x_offset, w_offset, y_offset. Split s sums l in [s chunk, min((s + 1)
+// chunk, k)) into partial results.
 //
-// tile: a group of 16 x 16 threads makes 64 x 64 of r, 4 x 4 a thread, from slices of 16
-// of l in workgroup memory (8 KiB). block: one thread makes 4 x 4. each: one element.
-// The lines between are variants.py's: T, emit(at, v) and the option's a_at, b_at, r_at.
+// tile: a group of 16 x 16 threads makes 64 x 64 of r, 4 x 4 a thread, from slices of
+// 16 of l in workgroup memory (8 KiB). block: one thread makes 4 x 4. each: one
+// element.
+// The lines between are variants.py's: T, emit(at, v) and the option's a_at, b_at and
+// r_at.
 fn three(at: u32) -> vec3<u32> { return vec3<u32>(P(at), P(at + 1u), P(at + 2u)); }
 fn count(sizes: vec3<u32>) -> u32 { return sizes.x * sizes.y * sizes.z; }
 
@@ -59,16 +63,22 @@ fn write_row(group: u32, split: u32, i: u32, j: u32, v: vec4<T>) {
     write(group, split, i, j + 3u, v.w);
 }
 
-var<workgroup> a_tile: array<T, 1024>;  // [l][i]
-var<workgroup> b_tile: array<T, 1024>;  // [l][j]
-
-fn four_of_a(at: u32) -> vec4<T> {
-    return vec4<T>(a_tile[at], a_tile[at + 1u], a_tile[at + 2u], a_tile[at + 3u]);
+fn a_column(group: u32, i: u32, l: u32, end: u32) -> vec4<T> {
+    return vec4<T>(
+        a(group, i, l, end), a(group, i + 1u, l, end),
+        a(group, i + 2u, l, end), a(group, i + 3u, l, end),
+    );
 }
 
-fn four_of_b(at: u32) -> vec4<T> {
-    return vec4<T>(b_tile[at], b_tile[at + 1u], b_tile[at + 2u], b_tile[at + 3u]);
+fn b_row(group: u32, l: u32, j: u32, end: u32) -> vec4<T> {
+    return vec4<T>(
+        b(group, l, j, end), b(group, l, j + 1u, end),
+        b(group, l, j + 2u, end), b(group, l, j + 3u, end),
+    );
 }
+
+var<workgroup> a_tile: array<vec4<T>, 256>;  // [l][i / 4]
+var<workgroup> b_tile: array<vec4<T>, 256>;  // [l][j / 4]
 
 @compute @workgroup_size(16, 16)
 fn tile(
@@ -86,21 +96,21 @@ fn tile(
     let row = select(which % tiles / across * 64u, 0xffffff00u, split >= P(0u));
     let column = which % tiles % across * 64u;
     let end = min((split + 1u) * P(1u), P(4u));
+    let low = thread & 15u;
+    let high = thread >> 4u;
     var r0 = vec4<T>();
     var r1 = vec4<T>();
     var r2 = vec4<T>();
     var r3 = vec4<T>();
     for (var step = 0u; step < P(1u); step += 16u) {
         let start = split * P(1u) + step;
-        for (var e = thread; e < 1024u; e += 256u) {
-            // a's rows are contiguous in l, b's in j.
-            a_tile[e % 16u * 64u + e / 16u] = a(g, row + e / 16u, start + e % 16u, end);
-            b_tile[e] = b(g, start + e / 64u, column + e % 64u, end);
-        }
+        // a's rows are contiguous in l, b's in j.
+        a_tile[low * 16u + high] = a_column(g, row + 4u * high, start + low, end);
+        b_tile[high * 16u + low] = b_row(g, start + high, column + 4u * low, end);
         workgroupBarrier();
         for (var l = 0u; l < 16u; l++) {
-            let left = four_of_a(l * 64u + 4u * local.y);
-            let top = four_of_b(l * 64u + 4u * local.x);
+            let left = a_tile[l * 16u + local.y];
+            let top = b_tile[l * 16u + local.x];
             r0 += left.x * top;
             r1 += left.y * top;
             r2 += left.z * top;
@@ -136,14 +146,12 @@ fn block(
     var r2 = vec4<T>();
     var r3 = vec4<T>();
     for (var l = split * P(1u); l < end; l++) {
-        let top = vec4<T>(
-            b(g, l, j, end), b(g, l, j + 1u, end),
-            b(g, l, j + 2u, end), b(g, l, j + 3u, end),
-        );
-        r0 += a(g, i, l, end) * top;
-        r1 += a(g, i + 1u, l, end) * top;
-        r2 += a(g, i + 2u, l, end) * top;
-        r3 += a(g, i + 3u, l, end) * top;
+        let left = a_column(g, i, l, end);
+        let top = b_row(g, l, j, end);
+        r0 += left.x * top;
+        r1 += left.y * top;
+        r2 += left.z * top;
+        r3 += left.w * top;
     }
     write_row(g, split, i, j, r0);
     write_row(g, split, i + 1u, j, r1);

@@ -538,6 +538,30 @@ def _convolve(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     return Plan((first, second), 4 * outputs * splits)
 
 
+# ----------------------------------------------------------------------- pool
+
+
+@functools.lru_cache(16)
+def _pool_text(program: Program) -> str:
+    computed = program.inputs[0].compute
+    nan = "f_isnan(v)" if PREFIX[computed] == "f" else "false"
+    option = (
+        f"alias T = {COMPUTED_AS[computed]};\n"
+        f"fn is_nan(v: T) -> bool {{ return {nan}; }}\n"
+    )
+    text = Template(kernel_text("pool")).substitute(option=option)
+    return with_scalars(header(program, 20) + "\n" + text)
+
+
+def _pool(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    n = words[0] * prod(words[4:7])
+    if n == 0:
+        return Plan(())
+    taps = prod(k or x // y + 1 for x, y, k in zip(words[1:], words[4:], words[7:10]))
+    text = _pool_text(program)
+    return _one(program, text, "pool", words, _groups(n, 64), 20 * n * taps)
+
+
 # ----------------------------------------------------------------------- scan
 
 
@@ -643,6 +667,7 @@ PLANS = {
     "reduce": _reduce,
     "matmul": _matmul,
     "convolve": _convolve,
+    "pool": _pool,
     "scan": _scan,
     "gather": _gather,
     "scatter": _scatter,
@@ -653,6 +678,7 @@ TEXTS = {
     "reduce": _reduce_texts,
     "matmul": _matmul_texts,
     "convolve": _convolve_texts,
+    "pool": lambda program: [_pool_text(program)],
     "scan": lambda program: [_scan_text(program)],
     "gather": lambda program: [_gather_text(program)],
     "scatter": lambda program: [_scatter_text(program)],

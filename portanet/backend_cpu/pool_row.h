@@ -1,0 +1,72 @@
+// The body of pool.c for one type T; included once for each. TYPE(name) is the name
+// with the type's suffix; IS_NAN(v) is false for integers.
+
+// best and at of results [k, k + n), n <= BLOCK, take in tap t of the last axis, whose
+// row of x starts at `row`.
+static void TYPE(take)(const pooling *q, const T *x, int64_t row, int64_t t, int64_t k,
+                       int64_t n, T *restrict best, int32_t *restrict at) {
+    int64_t stride = q->stride[2], first = t * q->dilation[2] - q->padding[2];
+    int64_t from = larger(first < 0 ? divided_up(-first, stride) : 0, k);
+    int64_t end = q->x_sizes[2] > first ? divided_up(q->x_sizes[2] - first, stride) : 0;
+    end = smaller(end, k + n);
+    const T *values = x + row + first;
+    int32_t place = (int32_t)(row + first), step = (int32_t)stride;
+    for (int64_t j = from; j < end; j++) {
+        T v = values[j * stride], old = best[j - k];
+        int32_t seen = at[j - k];
+        bool wins = (seen < 0) | (v > old) | (IS_NAN(v) & !IS_NAN(old));
+        best[j - k] = wins ? v : old;
+        at[j - k] = wins ? place + (int32_t)j * step : seen;
+    }
+}
+
+// The results of one row, windows all alike.
+static void TYPE(do_row)(const pooling *q, const T *x, window u, window v, int32_t *y) {
+    T best[BLOCK];
+    for (int64_t k = 0; k < q->y_sizes[2]; k += BLOCK) {
+        int64_t n = smaller(q->y_sizes[2] - k, BLOCK);
+        for (int64_t j = 0; j < n; j++) best[j] = 0, y[k + j] = -1;
+        for (int64_t a = 0; a < u.count; a++)
+            for (int64_t b = 0; b < v.count; b++) {
+                int64_t line = (u.begin + a * u.step) * q->x_sizes[1] + v.begin +
+                               b * v.step;
+                for (int64_t t = 0; t < q->kernel[2]; t++)
+                    TYPE(take)(q, x, line * q->x_sizes[2], t, k, n, best, y + k);
+            }
+    }
+}
+
+// One result of windows that differ.
+static int32_t TYPE(find)(const pooling *q, const T *x, window u, window v, window w) {
+    int64_t found = -1;
+    for (int64_t a = 0; a < u.count; a++)
+        for (int64_t b = 0; b < v.count; b++)
+            for (int64_t c = 0; c < w.count; c++) {
+                int64_t i = ((u.begin + a * u.step) * q->x_sizes[1] + v.begin +
+                             b * v.step) * q->x_sizes[2] + w.begin + c * w.step;
+                    if (found < 0 || x[i] > x[found] ||
+                    (IS_NAN(x[i]) && !IS_NAN(x[found])))
+                    found = i;
+            }
+    return (int32_t)found;
+}
+
+static void TYPE(do_rows)(void *context, int64_t begin, int64_t end) {
+    const pooling *q = context;
+    for (int64_t r = begin; r < end; r++) {
+        int64_t line = r / q->y_sizes[1];
+        window v = window_of(q, 1, r % q->y_sizes[1]);
+        window u = window_of(q, 0, line % q->y_sizes[0]);
+        const T *x = (const T *)q->x + line / q->y_sizes[0] * q->x_size;
+        int32_t *y = q->y + r * q->y_sizes[2];
+        if (q->kernel[2] > 0)
+            TYPE(do_row)(q, x, u, v, y);
+        else
+            for (int64_t k = 0; k < q->y_sizes[2]; k++)
+                y[k] = TYPE(find)(q, x, u, v, window_of(q, 2, k));
+    }
+}
+
+#undef T
+#undef TYPE
+#undef IS_NAN

@@ -71,7 +71,7 @@ SPECIAL = ("const", "index", "cast", "cast_checked", "where", "wrap_index")
 FAULTING = {"cast_checked", "wrap_index"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instruction:
     """Value number k + j of an expression with k inputs is made by its j-th instruction."""
 
@@ -79,6 +79,17 @@ class Instruction:
     dtype: Dtype  # compute type of the result
     operands: tuple[int, ...] = ()
     immediate: Any = None
+
+    @property
+    def key(self) -> tuple:
+        """What makes it that instruction. repr tells 0.0 from -0.0, and makes NaN itself."""
+        return self.name, self.dtype, self.operands, repr(self.immediate)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Instruction) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
 
 @dataclass(frozen=True)

@@ -848,3 +848,15 @@ def test_a_sequence_refuses_wrong_steps_and_wrong_buffers():
         replay([cpu.alloc(16)])
     with pytest.raises(TypeError, match="slot 0 is no cpu buffer"):
         replay([b"", cpu.alloc(16), cpu.alloc(16)])
+
+
+def test_a_constant_of_minus_zero_is_not_taken_for_zero():
+    f32 = [dtypes.float32]
+    results = []
+    for zero in (0.0, -0.0):
+        made = make_program(lambda x, zero=zero: x * 0 + x.const(zero), f32, f32)
+        assert hash(made.expression) is not None
+        x, y = cpu.upload(np.array([-1.0], np.float32), f32[0]), cpu.alloc(4)
+        cpu.build(made, [1, 0, 0])(y, x)
+        results.append(np.signbit(cpu.read(y, f32[0], 0, 1)[0]))
+    assert results == [False, True]

@@ -386,7 +386,7 @@ def test_two_thousand_pieces_are_planned_in_half_a_second(place):
     assert len(graph.work) >= 2000
     began = time.process_time()
     optimise(graph)
-    assert time.process_time() - began < 2  # 0.4 s alone; machines of CI are slow
+    assert time.process_time() - began < 2  # 0.3 s here; a quadratic pass takes minutes
     position = {h.slot: i for i, w in enumerate(graph.work) for h in w.outs}
     for i, w in enumerate(graph.work):
         assert all(position.get(h.slot, -1) < i for h in w.ins)

@@ -41,8 +41,8 @@ def absorb(w: Work, p: Work, keep: Sequence[Handle] = ()) -> Work | None:
     if whole and w.size != p.size:
         return None
     if _is_aligned(w, p, made):
-        walks = {i: None for i, h in enumerate(w.ins) if h.slot in made}
-        return _build(w, p, made, keep, (), (), walks)
+        still = {i: None for i, h in enumerate(w.ins) if h.slot in made}
+        return _build(w, p, made, keep, (), (), {**still})
     wide = [h.layout.expanded(p.shape).strides for h in (*p.ins, *keep)]
     sizes, strides = collapse(p.shape, wide)
     w = _split_for(w, made, sizes, whole)

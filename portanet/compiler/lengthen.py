@@ -34,7 +34,7 @@ def lengthen(graph: Graph) -> None:
         found = [terms(h) for h in w.ins]
         if None in found or w.ins[0].slot == w.ins[1].slot:
             continue
-        both = [i for part in found for i in part]
+        both = [i for part in found for i in part or ()]
         if len({_shape(graph.work[j]) for j in both}) > 1:
             continue
         for h in w.ins:

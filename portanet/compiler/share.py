@@ -17,7 +17,9 @@ def rename(graph: Graph, new: dict[int, int]) -> None:
         return
 
     def moved(handles):
-        return [Handle(new.get(h.slot, h.slot), h.layout) for h in handles]
+        return [
+            Handle(new[h.slot] if h.slot in new else h.slot, h.layout) for h in handles
+        ]
 
     for w in graph.work:
         w.ins, w.outs = moved(w.ins), moved(w.outs)

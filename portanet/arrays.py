@@ -248,6 +248,32 @@ def _uses_fallback(op: Op, device: Device) -> bool:
     return not device.backend.has(op.kernel)
 
 
+def elementwise_program(
+    label: str,
+    expression: scalars.Expression,
+    outputs: Sequence[Handle],
+    inputs: Sequence[Handle],
+) -> tuple[Program, list[int]]:
+    """The program of an expression between these buffers, and its words; inputs broadcast
+    to the shape of the outputs."""
+    shape = outputs[0].layout.shape
+    layouts = [h.layout for h in outputs]
+    layouts += [h.layout.expanded(shape) for h in inputs]
+    sizes, strides = collapse(shape, [x.strides for x in layouts])
+    modes = "".join(_mode(sizes, s) for s in strides)
+    rank = len(sizes) if "v" in modes else 0
+    words = [math.prod(shape), *(x.offset for x in layouts)]
+    if rank:
+        words += sizes
+        for mode, s in zip(modes, strides, strict=True):
+            words += s if mode == "v" else ()
+    made, read = (tuple(h.layout.dtype for h in hs) for hs in (outputs, inputs))
+    program = Program(
+        "elementwise", made, read, (), expression, modes, rank, label=label
+    )
+    return program, words
+
+
 class Emitter:
     """Writes down the launches of one operator for given layouts."""
 
@@ -302,26 +328,7 @@ class Emitter:
         shape = outputs[0].layout.shape
         if 0 in shape:
             return
-        layouts = [h.layout for h in outputs]
-        layouts += [h.layout.expanded(shape) for h in inputs]
-        sizes, strides = collapse(shape, [x.strides for x in layouts])
-        modes = "".join(_mode(sizes, s) for s in strides)
-        rank = len(sizes) if "v" in modes else 0
-        words = [math.prod(shape), *(x.offset for x in layouts)]
-        if rank:
-            words += sizes
-            for mode, s in zip(modes, strides, strict=True):
-                words += s if mode == "v" else ()
-        program = Program(
-            "elementwise",
-            tuple(h.layout.dtype for h in outputs),
-            tuple(h.layout.dtype for h in inputs),
-            (),
-            expression,
-            modes,
-            rank,
-            self.label,
-        )
+        program, words = elementwise_program(self.label, expression, outputs, inputs)
         self.launch(program, words, outputs, inputs)
 
     def copy(self, x: Handle, into: Handle) -> None:

@@ -6,13 +6,11 @@ merge it; all other work is a kernel with its words.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..arrays import Emitter, Handle, collapse, layout
-from ..arrays import _mode as mode_of
+from ..arrays import Emitter, Handle, elementwise_program, layout
 from ..devices import Device
 from ..op import Spec
 from ..program import Program
@@ -115,33 +113,8 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
     if w.expression is None:
         assert w.program is not None
         return w.program, w.words
-    program, words = _elementwise_program(w)
+    program, words = elementwise_program(w.label, w.expression, w.outs, w.ins)
     return program, tuple(words)
-
-
-def _elementwise_program(w: Work) -> tuple[Program, list[int]]:
-    """The program and the words of elementwise work."""
-    shape = w.outs[0].layout.shape
-    layouts = [h.layout for h in w.outs] + [h.layout.expanded(shape) for h in w.ins]
-    sizes, strides = collapse(shape, [x.strides for x in layouts])
-    modes = "".join(mode_of(sizes, s) for s in strides)
-    rank = len(sizes) if "v" in modes else 0
-    words = [math.prod(shape), *(x.offset for x in layouts)]
-    if rank:
-        words += sizes
-        for mode, s in zip(modes, strides, strict=True):
-            words += s if mode == "v" else ()
-    program = Program(
-        "elementwise",
-        tuple(h.layout.dtype for h in w.outs),
-        tuple(h.layout.dtype for h in w.ins),
-        (),
-        w.expression,
-        modes,
-        rank,
-        w.label,
-    )
-    return program, words
 
 
 class Recorder(Emitter):

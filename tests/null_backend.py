@@ -9,11 +9,9 @@ import numpy as np
 
 from portanet.dtypes import ALL
 from portanet.errors import DeviceError
+from portanet.shaders.lower import HERE
 
-KERNELS = (
-    "elementwise", "reduce", "matmul", "convolve", "pool", "scan", "gather", "scatter",
-    "random",
-)  # fmt: skip
+KERNELS = tuple(p.stem for p in HERE.glob("*.wgsl") if p.stem != "scalar")
 
 
 class Buffer:

@@ -633,12 +633,13 @@ def all_texts():
             yield f"{program.kernel} {number} {variant}", text
 
 
-def test_the_texts_are_those_of_every_kernel_file():
+def test_every_plan_and_every_text_has_its_kernel_file():
     from portanet.shaders.lower import HERE
 
     made = {name.split()[0] for name, _ in all_texts()}
     files = {p.stem for p in HERE.glob("*.wgsl")} - {"scalar"}
-    assert made == files == set(variants.PLANS)
+    # Those that are not made here are in test_wgsl_compiles.py, from the operators.
+    assert made <= files and set(variants.PLANS) <= files
     assert len(dict(all_texts())) > 200
 
 

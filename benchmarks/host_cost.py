@@ -37,8 +37,9 @@ for line in sys.stdin:
 """
 
 # The sum of two four-element tensors, recorded for a gradient. On a GPU the launches are
-# encoded and submitted but not waited for: that is the cost of the host. Where the GPU is
-# software and computes on the same cores, only the time of the calling thread is.
+# encoded and submitted but not waited for. "encoded" is a sample of fewer calls than a
+# submit holds, so that a software GPU does not compute on the same cores meanwhile: the
+# cost of the host alone.
 ADD = """
 import portanet as pn
 CALLS = 1000
@@ -135,6 +136,9 @@ def add(rounds: int, torch_python: str | None) -> dict:
         for name in devices()
         if name in ("cpu", "wgpu")
     }
+    if "wgpu" in sides:
+        few = ADD.replace("CALLS = 1000", "CALLS = 32")
+        sides["wgpu, encoded"] = start(f"DEVICE = 'wgpu'\n{few}")
     if torch_python and can_import_torch(torch_python):
         sides["torch"] = start(TORCH_ADD, torch_python)
     return in_turn(sides, rounds)

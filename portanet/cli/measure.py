@@ -28,6 +28,9 @@ class Side(NamedTuple):
 
     call: Callable[[], object]
     wait: Callable[[], None] = lambda: None
+    # After a sample, untimed: OpenBLAS's threads go on spinning for 2 ** 26 cycles, on the
+    # cores that the next side needs (its THREAD_TIMEOUT; 25 ms at 2.6 GHz).
+    rest_s: float = 0.0
 
 
 def sample(side: Side, calls: int) -> float:
@@ -37,7 +40,10 @@ def sample(side: Side, calls: int) -> float:
     for _ in range(calls):
         call()
     side.wait()
-    return (time.perf_counter() - start) / calls
+    took = (time.perf_counter() - start) / calls
+    if side.rest_s:
+        time.sleep(side.rest_s)
+    return took
 
 
 def calls_to_last(side: Side, seconds: float) -> int:
@@ -61,6 +67,7 @@ def in_turn(
     """
     calls = {name: calls_to_last(side, sample_s) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    rests = any(side.rest_s for side in sides.values())
     gc_was_on = gc.isenabled()
     gc.disable()
     try:
@@ -69,6 +76,9 @@ def in_turn(
             time.perf_counter() - start < budget_s
         ):
             for name, side in sides.items():
+                if rests:  # what slept is woken, untimed
+                    side.call()
+                    side.wait()
                 seconds[name].append(sample(side, calls[name]))
             gc.collect(0)
     finally:

@@ -19,6 +19,9 @@ from .messages import CommandError
 EPS = float(np.finfo(np.float32).eps)
 
 
+BLAS_RESTS = 0.05  # seconds after which OpenBLAS's threads spin no more
+
+
 @dataclass(frozen=True)
 class Workload:
     """`inputs(rng, n)` gives float32 arrays; `ours(pn, *tensors)` and `numpy(*arrays)` do
@@ -93,7 +96,8 @@ def operator_sides(
 
     arrays = workload.inputs(np.random.default_rng(n), n)
     exact = workload.numpy(*(a.astype(np.float64) for a in arrays))
-    sides = {"numpy": Side(lambda: workload.numpy(*arrays))}
+    rest = BLAS_RESTS if workload.name == "matmul" else 0.0
+    sides = {"numpy": Side(lambda: workload.numpy(*arrays), rest_s=rest)}
     for device in devices:
         tensors = [pn.tensor(a, device=device) for a in arrays]
         sides[device] = _side(device, lambda t=tensors: workload.ours(pn, *t))
@@ -193,7 +197,7 @@ def step_sides(devices: Sequence[str]) -> dict[str, Side]:
     weights = digits.build("cpu", STEP_WIDTHS).state_dict()
     theirs = NumpyMlp([w.numpy() for w in weights.values()], digits.LEARNING_RATE)
     expected = [theirs.step(*a) for a in arrays]
-    sides = {"numpy": Side(lambda: theirs.step(*arrays[0]))}
+    sides = {"numpy": Side(lambda: theirs.step(*arrays[0]), rest_s=BLAS_RESTS)}
     for device in devices:
         model = digits.build(device, STEP_WIDTHS)
         model.load_state_dict({k: pn.tensor(w.numpy()) for k, w in weights.items()})

@@ -19,7 +19,7 @@ from .messages import CommandError
 EPS = float(np.finfo(np.float32).eps)
 
 
-BLAS_RESTS = 0.05  # seconds after which OpenBLAS's threads spin no more
+BLAS_RESTS = 0.2  # seconds after which OpenBLAS's threads spin no more
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""What a launch of a program is: which entries of its text, on which grid, with what.
+
+A kernel is two files of one stem. `scan.cu` holds the entries, and `scan.py` a function
+`plan(program, words, gpu) -> Plan` that chooses among them by the words and the GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a plan may depend on."""
+
+    arch: int  # compute capability: 75, 80, 86, 89, 90, 120
+    multiprocessors: int
+    shared: int  # most bytes of dynamic shared memory that a block may have
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of an entry."""
+
+    entry: str  # the name given to PN_ENTRY
+    grid: tuple[int, int, int]  # blocks: at most 2^31 - 1, 65535, 65535
+    threads: int  # of a block
+    operands: tuple[int, ...]  # outputs, then inputs, then temporaries, by number
+    words: tuple[int, ...]
+    defines: tuple[tuple[str, int | str], ...] = ()  # macros of this variant
+    shared: int = 0  # bytes of dynamic shared memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a launch, in order."""
+
+    steps: tuple[Step, ...]
+    temporaries: tuple[int, ...] = field(default=())  # bytes of each

@@ -19,13 +19,14 @@
 //
 // Its parameters are the operands of the Step (outputs, inputs, then temporaries), then
 // `pn_fault fault` if the program can fault, then the words by value: P[0], P[1], ...
-#if defined(PN_CPU_SIM)
+#if defined(PN_SIMULATED)
 #include "cusim.h"
-#define __grid_constant__
+#define PN_EXPORT_AS(name) CUSIM_EXPORT(name)
+#define PN_EXPORT(name) PN_EXPORT_AS(PN_NAME(name))
 #else
 #define PN_EXPORT(name)
 #define PN_SHARED(T, name, dims) __shared__ T name dims
-#define PN_DYN_SHARED(T, name) extern __shared__ T name[]
+#define PN_DYNAMIC_SHARED(T, name) extern __shared__ T name[]
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fc00000)
 #endif
@@ -54,7 +55,7 @@ struct pn_bfloat16 {
     unsigned short bits;
 };
 
-#if defined(PN_CPU_SIM)
+#if defined(PN_SIMULATED)
 // As portanet/backend_cpu/storage.h, which says why.
 PN_DEVICE float pn_value(pn_float16 h) {
     unsigned low = h.bits & 0x7FFFu, special = low << 13 | 0x7F800000u;

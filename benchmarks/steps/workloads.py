@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from resnet_sizes import layers
 
 BATCHES = 4  # taken in turn
 
@@ -48,6 +49,31 @@ def _mlp_weights(rng, sizes) -> Weights:
 def _labelled_rows(rng, sizes) -> Batch:
     x = rng.normal(size=(sizes["batch"], sizes["inputs"])).astype(np.float32)
     return x, rng.integers(0, sizes["classes"], sizes["batch"]).astype(np.int32)
+
+
+def _resnet_weights(rng, sizes) -> Weights:
+    made: Weights = {}
+
+    def conv_bn(at: str, a: int, b: int, k: int, _: int) -> None:
+        made[f"{at}.0.weight"] = _uniform(rng, a * k * k, b, a, k, k)
+        made[f"{at}.0.bias"] = _uniform(rng, a * k * k, b)
+        made[f"{at}.1.weight"] = np.ones(b, np.float32)
+        made[f"{at}.1.bias"] = np.zeros(b, np.float32)
+
+    for i, part in enumerate(layers()):
+        if isinstance(part, list):
+            for j, shape in enumerate(part):
+                conv_bn(f"{i}.{j}", *shape)
+        else:
+            conv_bn(str(i), *part)
+    n = len(layers())
+    made |= _linear(rng, str(n + 1), 128, 128)
+    return made | _linear(rng, str(n + 3), 128, 10)
+
+
+def _labelled_images(rng, sizes) -> Batch:
+    x = rng.normal(size=(sizes["batch"], 3, 32, 32)).astype(np.float32)
+    return x, rng.integers(0, 10, sizes["batch"]).astype(np.int32)
 
 
 def _lstm_weights(rng, sizes) -> Weights:
@@ -113,6 +139,7 @@ WORKLOADS = {
         _mlp_weights,
         _labelled_rows,
     ),
+    "resnet-9": Workload("resnet", {"batch": 64}, _resnet_weights, _labelled_images),
     "lstm": Workload(
         "lstm",
         {

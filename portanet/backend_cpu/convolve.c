@@ -19,47 +19,31 @@
 //        dtype.
 #include <string.h>
 #include "convert.h"
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "vectors.h"
 
 // Tiles fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16 (arm), 16 of 16. SUM_ROWS
 // x SUM_COLUMNS are the vectors of sums of a weight's gradient.
 #if defined(__AVX512F__)
-#define VECTOR_BYTES 64
 #define TILE_ROWS 14
 #define EACH_HEIGHT(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) \
     F(13) F(14)
 #define SUM_ROWS 4
 #define SUM_COLUMNS 6
-#define FMA_F32(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define FMA_F64(a, b, c) _mm512_fmadd_pd(a, b, c)
 #elif defined(__AVX2__) && defined(__FMA__)
-#define VECTOR_BYTES 32
 #define TILE_ROWS 6
 #define EACH_HEIGHT(F) F(1) F(2) F(3) F(4) F(5) F(6)
 #define SUM_ROWS 3
 #define SUM_COLUMNS 4
-#define FMA_F32(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define FMA_F64(a, b, c) _mm256_fmadd_pd(a, b, c)
 #elif defined(__aarch64__)
-#define VECTOR_BYTES 16
 #define TILE_ROWS 8
 #define EACH_HEIGHT(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8)
 #define SUM_ROWS 4
 #define SUM_COLUMNS 6
-#define FMA_F32(a, b, c) vfmaq_f32(c, a, b)
-#define FMA_F64(a, b, c) vfmaq_f64(c, a, b)
 #else
-#define VECTOR_BYTES 16
 #define TILE_ROWS 4
 #define EACH_HEIGHT(F) F(1) F(2) F(3) F(4)
 #define SUM_ROWS 2
 #define SUM_COLUMNS 4
-#define FMA_F32(a, b, c) ((a) * (b) + (c))
-#define FMA_F64(a, b, c) ((a) * (b) + (c))
 #endif
 #define TILE_VECTORS 2
 
@@ -70,10 +54,6 @@
 #define UNIT_COLUMNS ((int64_t)8 * SUM_COLUMNS)
 #define PIECE ((int64_t)1 << 18)    // multiply-adds worth a thread
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t rounded_up(int64_t a, int64_t b) { return divided_up(a, b) * b; }
 // Toward minus infinity, for b > 0.
 static inline int64_t divided_down(int64_t a, int64_t b) {
     return a / b - (a % b < 0 ? 1 : 0);
@@ -116,6 +96,12 @@ typedef struct {
     int64_t nbytes, weight_bytes;
 } pass;
 
+// A tap, and the element of the source that it reads; for weight, the element of y
+// in the place of the tap.
+typedef struct {
+    int64_t tap, at;
+} pair;
+
 typedef struct {
     const pn_args *args;
     int64_t n, groups, channels, outputs;
@@ -130,7 +116,13 @@ typedef struct {
     int64_t passes, all_panels;
     pass *pass;
     void *copy, *sums;  // of the whole batch, or NULL
-    int64_t copy_step, sum_step;
+    int64_t sum_step;
+    // Of small planes, see convolve_batch.h: those of a result (of a tap, for weight) are
+    // pairs[first_pair[i]] to pairs[first_pair[i + 1]].
+    int64_t pair_count, pair_bytes, *first_pair;
+    const int64_t *steps;
+    pair *pairs;
+    void *weights;
 } convolution;
 
 // --- Geometry ----------------------------------------------------------------------
@@ -274,14 +266,66 @@ static void free_passes(convolution *c) {
     if (c->pass) pn_free(c->pass, c->passes * (int64_t)sizeof(pass));
 }
 
+// --- Pairs -------------------------------------------------------------------------
+
+#define MOST_PAIRS ((int64_t)1 << 16)
+
+// Along one axis: the element of x that tap k of result p reads, or -1.
+static int64_t read_at(const axis *a, int64_t p, int64_t k) {
+    int64_t at = p * a->stride + k * a->dilation - a->padding;
+    return at >= 0 && at < a->x ? at : -1;
+}
+
+// The same of all axes.
+static int64_t element_read(const axis *a, int64_t p, int64_t k) {
+    int64_t p2 = p % a[2].y, p1 = p / a[2].y % a[1].y, p0 = p / a[2].y / a[1].y;
+    int64_t k2 = k % a[2].kernel, k1 = k / a[2].kernel % a[1].kernel;
+    int64_t u = read_at(a, p0, k / a[2].kernel / a[1].kernel);
+    int64_t v = read_at(a + 1, p1, k1), w = read_at(a + 2, p2, k2);
+    return u < 0 || v < 0 || w < 0 ? -1 : (u * a[1].x + v) * a[2].x + w;
+}
+
+// All pairs, those of a result (of a tap, for weight) together. False without memory.
+static bool find_pairs(convolution *c, bool is_weight, bool *few) {
+    int64_t keys = is_weight ? c->kernel : c->result_size;
+    int64_t most = c->y_size * c->kernel;
+    *few = most <= MOST_PAIRS && keys <= MOST_PAIRS;
+    if (!*few) return true;
+    c->pair_bytes = most * (int64_t)sizeof(pair) + (keys + 2) * (int64_t)sizeof(int64_t);
+    c->pairs = pn_alloc(c->pair_bytes);
+    if (!c->pairs) return false;
+    // Counted two places on, summed up, and filled in: then first_pair[i] is a start.
+    int64_t *first = c->first_pair = (int64_t *)(c->pairs + most);
+    memset(first, 0, (size_t)(keys + 2) * sizeof(int64_t));
+    for (int filling = 0; filling < 2; filling++) {
+        for (int64_t p = 0; p < c->y_size; p++)
+            for (int64_t k = 0; k < c->kernel; k++) {
+                int64_t at = element_read(c->axes, p, k);
+                if (at < 0) continue;
+                int64_t key = is_weight ? k : c->is_input ? at : p;
+                if (!filling)
+                    first[key + 2]++;
+                else
+                    c->pairs[first[key + 1]++] = is_weight     ? (pair){p, at}
+                                                 : c->is_input ? (pair){k, p}
+                                                               : (pair){k, at};
+            }
+        for (int64_t i = 0; !filling && i < keys; i++) first[i + 2] += first[i + 1];
+    }
+    c->pair_count = first[keys];
+    return true;
+}
+
 #define T float
 #define TYPE(name) name##_f32
 #define FMA FMA_F32
+#define TRANSPOSE TRANSPOSE_8X8
 #include "convolve_tile.h"
 
 #define T double
 #define TYPE(name) name##_f64
 #define FMA FMA_F64
+#define TRANSPOSE TRANSPOSE_4X4
 #include "convolve_tile.h"
 
 static convolution read_words(const pn_args *args) {
@@ -314,14 +358,12 @@ void PN_KERNEL(convolve)(const pn_args *args) {
     const char *first = args->buffers[1], *second = args->buffers[2];
     c.result = args->buffers[0];
     bool done = make_passes(&c, lanes);
-    if (!strcmp(args->options[0], "weight")) {
-        c.source = first + w[22] * size, c.weight = second + w[24] * size;
-        done = done && (is_double ? sum_weight_f64(&c) : sum_weight_f32(&c));
-    } else {
-        c.source = first + (c.is_input ? w[24] : w[22]) * size;
-        c.weight = second + w[23] * size;
-        done = done && (is_double ? convolve_f64(&c) : convolve_f32(&c));
-    }
+    bool is_weight = !strcmp(args->options[0], "weight"), few = false;
+    c.source = first + (c.is_input ? w[24] : w[22]) * size;
+    c.weight = second + (is_weight ? w[24] : w[23]) * size;
+    done = done && find_pairs(&c, is_weight, &few);
+    done = done && (is_double ? run_f64(&c, is_weight, few) : run_f32(&c, is_weight, few));
     free_passes(&c);
+    if (c.pairs) pn_free(c.pairs, c.pair_bytes);
     if (!done || c.out_of_memory) pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);
 }

@@ -1,7 +1,7 @@
 // The body of convolve.c for one type; included once for each.
 //
-// Wants T, TYPE(name) (name with the type's suffix) and FMA(a, b, c), a * b + c on
-// vectors.
+// Wants T, TYPE(name) (name with the type's suffix), FMA(a, b, c), a * b + c on vectors,
+// and TRANSPOSE (vectors.h).
 
 typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
@@ -369,9 +369,17 @@ static bool TYPE(sum_weight)(convolution *c) {
     return c->sums != NULL;
 }
 
+#include "convolve_batch.h"
+
+static bool TYPE(run)(convolution *c, bool is_weight, bool few) {
+    if (few && TYPE(over_batch)(c, is_weight)) return TYPE(convolve_batch)(c, is_weight);
+    return is_weight ? TYPE(sum_weight)(c) : TYPE(convolve)(c);
+}
+
 #undef T
 #undef TYPE
 #undef FMA
+#undef TRANSPOSE
 #undef VEC
 #undef LOOSE
 #undef LANES

@@ -45,6 +45,9 @@ def _flops(w: Work) -> int:
     if w.program is not None and w.program.kernel == "matmul":
         batch, m, n, k = w.words[:4]
         return 2 * batch * m * n * k
+    if w.program is not None and w.program.kernel == "convolve":
+        taps = w.words[7:13]  # of a result, the sizes of y and of the kernel
+        return 2 * math.prod(w.words[:4]) * math.prod(taps)
     return math.prod(w.ins[0].layout.shape) if w.ins else 0
 
 

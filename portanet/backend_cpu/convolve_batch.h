@@ -1,0 +1,252 @@
+// Convolution of small planes, a part of convolve_tile.h: vectors run over the images of
+// the batch (forward, input) or over channels (weight), so that a plane of one element
+// costs what it should. A result is a sum over its pairs: a tap, and the element of the
+// source that the tap reads there; taps outside the source have none.
+
+// --- Squares of images and elements, turned ----------------------------------------
+
+typedef T TYPE(quarter) __attribute__((vector_size(32), aligned(sizeof(T))));
+#define SIDE ((int64_t)(32 / sizeof(T)))
+
+// Element j of image m goes to lane m of at[j], for m < images and j < count <= SIDE;
+// back: from there to the image.
+static void TYPE(turn_square)(T *images, int64_t step, int64_t count_images, T *const *at,
+                              int64_t lane, int64_t count, bool back) {
+    if (count == SIDE && count_images == SIDE) {
+        TYPE(quarter) v[32 / sizeof(T)];
+        for (int i = 0; i < SIDE; i++)
+            v[i] = *(TYPE(quarter) *)(back ? at[i] + lane : images + i * step);
+        TRANSPOSE(v)
+        for (int i = 0; i < SIDE; i++)
+            *(TYPE(quarter) *)(back ? images + i * step : at[i] + lane) = v[i];
+        return;
+    }
+    for (int64_t m = 0; m < count_images; m++)
+        for (int64_t j = 0; j < count; j++)
+            if (back)
+                images[m * step + j] = at[j][lane + m];
+            else
+                at[j][lane + m] = images[m * step + j];
+}
+
+// Images in blocks of TILE_COLUMNS: [block][group][element][plane][image]; `planes` and
+// `size` of an image's group, `held` the planes that the blocks have room for.
+static void TYPE(turn_block)(const convolution *c, int64_t block, T *images, T *blocks,
+                             int64_t planes, int64_t size, int64_t held, bool back) {
+    int64_t elements = c->groups * planes * size, first = block * TILE_COLUMNS;
+    int64_t many = smaller(TILE_COLUMNS, c->n - first);
+    T *to = blocks + block * c->groups * size * held * TILE_COLUMNS;
+    for (int64_t j = 0; j < elements; j += SIDE) {
+        int64_t count = smaller(SIDE, elements - j);
+        T *at[32 / sizeof(T)];
+        for (int64_t k = 0; k < count; k++) {
+            int64_t plane = (j + k) / size, s = (j + k) % size;
+            int64_t row = (plane / planes * size + s) * held + plane % planes;
+            at[k] = to + row * TILE_COLUMNS;
+        }
+        for (int64_t m = 0; m < many; m += SIDE)
+            TYPE(turn_square)(images + (first + m) * elements + j, elements,
+                              smaller(SIDE, many - m), at, m, count, back);
+    }
+}
+
+static void TYPE(turn_in)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    for (int64_t b = begin; b < end; b++)
+        TYPE(turn_block)(c, b, (T *)c->source, c->copy, c->source_planes, c->source_size,
+                         c->source_planes, false);
+}
+
+static void TYPE(turn_out)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    for (int64_t b = begin; b < end; b++)
+        TYPE(turn_block)(c, b, c->result, c->sums, c->result_planes, c->result_size,
+                         c->panels * c->rows, true);
+}
+
+// --- forward and input -------------------------------------------------------------
+
+// weights[group][tap][panel][l][row], rows past the last 0.
+static void TYPE(pack_taps)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    const T *w = c->weight;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t panel = i % c->panels, tap = i / c->panels % c->kernel;
+        int64_t group = i / c->panels / c->kernel;
+        T *to = (T *)c->weights + i * c->source_planes * c->rows;
+        for (int64_t l = 0; l < c->source_planes; l++)
+            for (int64_t r = panel * c->rows; r < (panel + 1) * c->rows; r++) {
+                int64_t o = group * c->outputs + (c->is_input ? l : r);
+                int64_t at = o * c->channels + (c->is_input ? r : l);
+                *to++ = r < c->result_planes ? w[at * c->kernel + tap] : 0;
+            }
+    }
+}
+
+// One element of the result, all its planes, of a block of images.
+static void TYPE(do_element)(const convolution *c, int64_t i) {
+    int64_t s = i % c->result_size, group = i / c->result_size % c->groups;
+    int64_t rows = c->panels * c->rows, planes = c->source_planes;
+    T *to = (T *)c->sums + i * rows * TILE_COLUMNS;
+    const T *from = (const T *)c->copy +
+                    i / c->result_size * c->source_size * planes * TILE_COLUMNS;
+    const T *weights = (const T *)c->weights + group * c->kernel * rows * planes;
+    const pair *first = c->pairs + c->first_pair[s], *end = c->pairs + c->first_pair[s + 1];
+    if (first == end) memset(to, 0, (size_t)(rows * TILE_COLUMNS) * sizeof(T));
+    for (const pair *p = first; p < end; p++)
+        for (int64_t l = 0; l < planes; l += DEPTH) {
+            const T *b = from + (p->at * planes + l) * TILE_COLUMNS;
+            int64_t depth = smaller(DEPTH, planes - l);
+            for (int64_t k = 0; k < c->panels; k++)
+                TYPE(micros)[c->rows - 1](
+                    depth, weights + ((p->tap * c->panels + k) * planes + l) * c->rows,
+                    c->steps, b, b + LANES, to + k * c->rows * TILE_COLUMNS,
+                    p > first || l > 0);
+        }
+}
+
+static void TYPE(do_elements)(void *context, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) TYPE(do_element)(context, i);
+}
+
+// --- weight ------------------------------------------------------------------------
+
+// x: copy[group][element][block of channels][image][channel], 0 past the last channel.
+static void TYPE(pack_channels)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    int64_t blocks = divided_up(c->channels, TILE_COLUMNS);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t group = i / c->n, image = i % c->n;
+        const T *x = (const T *)c->source +
+                     (image * c->groups + group) * c->channels * c->x_size;
+        for (int64_t s = 0; s < c->x_size; s++)
+            for (int64_t k = 0; k < blocks; k++) {
+                T *to = (T *)c->copy + (((group * c->x_size + s) * blocks + k) * c->n +
+                                        image) * TILE_COLUMNS;
+                int64_t from = k * TILE_COLUMNS;
+                int64_t count = smaller(TILE_COLUMNS, c->channels - from);
+                for (int64_t j = 0; j < count; j++) to[j] = x[(from + j) * c->x_size + s];
+                for (int64_t j = count; j < TILE_COLUMNS; j++) to[j] = 0;
+            }
+    }
+}
+
+// y: sums[group][panel][element][image][row], 0 past the last row.
+static void TYPE(pack_rows)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t group = i / c->n, image = i % c->n;
+        const T *y = (const T *)c->weight +
+                     (image * c->groups + group) * c->outputs * c->y_size;
+        for (int64_t k = 0; k < c->panels; k++)
+            for (int64_t s = 0; s < c->y_size; s++) {
+                T *to = (T *)c->sums + (((group * c->panels + k) * c->y_size + s) * c->n +
+                                        image) * c->rows;
+                for (int64_t r = k * c->rows; r < (k + 1) * c->rows; r++)
+                    *to++ = r < c->outputs ? y[r * c->y_size + s] : 0;
+            }
+    }
+}
+
+// A tile of the weight of one tap: a panel of rows, a block of channels.
+static void TYPE(do_taps)(void *context, int64_t begin, int64_t end) {
+    const convolution *c = context;
+    int64_t blocks = divided_up(c->channels, TILE_COLUMNS);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t k = i % blocks, panel = i / blocks % c->panels;
+        int64_t tap = i / blocks / c->panels % c->kernel;
+        int64_t group = i / blocks / c->panels / c->kernel;
+        VEC tile[TILE_ROWS * TILE_VECTORS] = {{0}};
+        const T *rows = (const T *)c->sums +
+                        (group * c->panels + panel) * c->y_size * c->n * c->rows;
+        const pair *first = c->pairs + c->first_pair[tap];
+        const pair *end_pair = c->pairs + c->first_pair[tap + 1];
+        for (const pair *p = first; p < end_pair; p++)
+            for (int64_t l = 0; l < c->n; l += DEPTH) {
+                const T *b = (const T *)c->copy +
+                             (((group * c->x_size + p->at) * blocks + k) * c->n + l) *
+                                 TILE_COLUMNS;
+                TYPE(micros)[c->rows - 1](
+                    smaller(DEPTH, c->n - l), rows + (p->tap * c->n + l) * c->rows,
+                    c->steps, b, b + LANES, (T *)tile, p > first || l > 0);
+            }
+        int64_t channel = k * TILE_COLUMNS;
+        for (int64_t r = panel * c->rows; r < smaller((panel + 1) * c->rows, c->outputs); r++)
+            for (int64_t j = 0; j < smaller(TILE_COLUMNS, c->channels - channel); j++)
+                ((T *)c->result)[((group * c->outputs + r) * c->channels + channel + j) *
+                                     c->kernel + tap] =
+                    ((T *)tile)[(r - panel * c->rows) * TILE_COLUMNS + j];
+    }
+}
+
+// --- All of it ---------------------------------------------------------------------
+
+// Whether the batch is the better direction: the multiply-adds of each, with what a tile
+// costs beside them (its sums are read and written for each pair: RUN of depth), and 8
+// for each element that is moved.
+static bool TYPE(over_batch)(const convolution *c, bool is_weight) {
+    const int64_t RUN = 12;
+    int64_t rows = c->panels * c->rows, pairs = c->pair_count, lanes = 0, here, there;
+    for (int64_t r = 0; r < c->passes; r++)
+        lanes += rounded_up(c->pass[r].vectors, TILE_VECTORS) * LANES * c->pass[r].depth;
+    int64_t moved = (c->source_size * c->source_planes + c->result_size * rows) * 8;
+    if (is_weight) {
+        here = rounded_up(c->outputs, SUM_ROWS) * lanes * c->n;
+        there = pairs * (c->n + RUN) * rows * rounded_up(c->channels, TILE_COLUMNS);
+        there += (c->x_size * rounded_up(c->channels, TILE_COLUMNS) + c->y_size * rows) *
+                 c->n * 8;
+    } else {
+        here = lanes * rows * c->n;
+        there = pairs * (c->source_planes + RUN) * rows + moved;
+        there *= rounded_up(c->n, TILE_COLUMNS);
+    }
+    return there < here;
+}
+
+static bool TYPE(convolve_batch)(convolution *c, bool is_weight) {
+    int64_t size = (int64_t)sizeof(T), blocks = divided_up(c->n, TILE_COLUMNS);
+    int64_t rows = c->panels * c->rows, copy = 0, sums = 0, weights = 0;
+    int64_t channels = divided_up(c->channels, TILE_COLUMNS);
+    int64_t steps[DEPTH];
+    for (int64_t l = 0; l < DEPTH; l++) steps[l] = l * TILE_COLUMNS;
+    c->steps = steps;
+    if (is_weight) {
+        copy = c->groups * c->x_size * channels * c->n * TILE_COLUMNS;
+        sums = c->groups * c->y_size * c->n * rows;
+    } else {
+        copy = blocks * c->groups * c->source_size * c->source_planes * TILE_COLUMNS;
+        sums = blocks * c->groups * c->result_size * rows * TILE_COLUMNS;
+        weights = c->groups * c->kernel * rows * c->source_planes;
+    }
+    char *memory = pn_alloc((copy + sums + weights) * size);
+    if (!memory) return false;
+    c->copy = memory, c->sums = memory + copy * size;
+    c->weights = memory + (copy + sums) * size;
+    int64_t moved = PIECE / 16;
+    if (is_weight) {
+        int64_t images = c->groups * c->n, of_image = copy / images + 1;
+        pn_parallel_for(images, moved / of_image + 1, TYPE(pack_channels), c);
+        pn_parallel_for(images, moved / (sums / images + 1) + 1, TYPE(pack_rows), c);
+        int64_t tiles = c->groups * c->kernel * c->panels * channels;
+        int64_t work = c->pair_count * c->n * c->rows * TILE_COLUMNS / c->kernel + 1;
+        pn_parallel_for(tiles, PIECE / work + 1, TYPE(do_taps), c);
+    } else {
+        // The lanes past the last image hold no NaN that would slow the sums down.
+        if (c->n % TILE_COLUMNS) {
+            int64_t last = copy / blocks;
+            memset((T *)c->copy + (blocks - 1) * last, 0, (size_t)(last * size));
+        }
+        pn_parallel_for(blocks, 1, TYPE(turn_in), c);
+        int64_t panels = c->groups * c->kernel * c->panels;
+        int64_t panel = c->source_planes * c->rows;
+        pn_parallel_for(panels, moved / panel + 1, TYPE(pack_taps), c);
+        int64_t elements = blocks * c->groups * c->result_size;
+        int64_t pairs = c->pair_count / c->result_size + 1;
+        int64_t work = pairs * c->source_planes * rows * TILE_COLUMNS;
+        pn_parallel_for(elements, PIECE / work + 1, TYPE(do_elements), c);
+        pn_parallel_for(blocks, 1, TYPE(turn_out), c);
+    }
+    pn_free(memory, (copy + sums + weights) * size);
+    return true;
+}
+#undef SIDE

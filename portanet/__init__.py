@@ -187,6 +187,18 @@ from .ops.shape import (
     tile,
     unstack,
 )
+from .ops.sort import (
+    argsort,
+    median,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from .random import (
     Generator,
     bernoulli,

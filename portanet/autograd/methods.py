@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ops import elementwise as e
 from ..ops import index, linear, reduce, shape
+from ..ops import sort as order
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -407,3 +408,20 @@ class Methods:
 
     def nonzero(self) -> tuple[Tensor, ...]:
         return index.nonzero(self)
+
+    # Order --------------------------------------------------------------------------------
+
+    def sort(self, axis: int = -1, *, descending: bool = False) -> Tensor:
+        return order.sort(self, axis=axis, descending=descending)
+
+    def argsort(self, axis: int = -1, *, descending: bool = False) -> Tensor:
+        return order.argsort(self, axis=axis, descending=descending)
+
+    def topk(self, k: int, axis: int = -1, *, largest: bool = True) -> order.TopK:
+        return order.topk(self, k, axis=axis, largest=largest)
+
+    def quantile(self, q: Any, axis: Any = None, *, keepdims: bool = False) -> Tensor:
+        return order.quantile(self, q, axis=axis, keepdims=keepdims)
+
+    def median(self, axis: Any = None, *, keepdims: bool = False) -> Tensor:
+        return order.median(self, axis=axis, keepdims=keepdims)

@@ -215,7 +215,7 @@ class Backend:
             return _nothing
         with self._lock:
             launches = [Launch(self, step, program) for step in plan.steps]
-        if len(launches) == 1:
+        if len(launches) == 1 and not plan.temporary:
             return launches[0]
         return Steps(launches, plan, self._pool)
 

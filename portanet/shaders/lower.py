@@ -98,10 +98,11 @@ fn fault(code: u32, value: u32, size: u32, unsigned: u32) {
 """
 
 
-def header(program: Program, words: int, partial: str = "") -> str:
+def header(program: Program, words: int, partial: str = "", temporary: str = "") -> str:
     """Bindings, and a load and a store for each operand. `words` is their number.
 
-    The operand named `partial` is a temporary array of partial results instead.
+    The operand named `partial` is a temporary array of partial results instead. A
+    `temporary`, its name and type, is bound after the outputs.
     """
     uses_f16 = float16 in (*program.outputs, *program.inputs)
     count = words_declared(words + 2)
@@ -114,8 +115,14 @@ def header(program: Program, words: int, partial: str = "") -> str:
     ]
     names = [f"y{j}" for j in range(len(program.outputs))]
     names += [f"x{j}" for j in range(len(program.inputs))]
-    for b, (name, dtype) in enumerate(zip(names, program.outputs + program.inputs)):
-        is_output = b < len(program.outputs)
+    outputs, extra = len(program.outputs), bool(temporary)
+    if temporary:
+        lines.append(
+            f"@group(0) @binding({outputs + 1}) var<storage, read_write> {temporary};"
+        )
+    for i, (name, dtype) in enumerate(zip(names, program.outputs + program.inputs)):
+        is_output = i < outputs
+        b = i if is_output else i + extra
         if name == partial:
             access = "read_write" if is_output else "read"
             lines.append(
@@ -125,7 +132,7 @@ def header(program: Program, words: int, partial: str = "") -> str:
         else:
             lines.append(_binding(b + 1, name, dtype, is_output))
     if program.can_fault:
-        fill = {"binding": len(names) + 1, "label": f"{words}u"}
+        fill = {"binding": len(names) + extra + 1, "label": f"{words}u"}
         lines.append(Template(STATUS).substitute(fill))
     return "\n".join(lines) + "\n"
 

@@ -740,3 +740,18 @@ fn f_erf(x: f32) -> f32 {
     p = fma(fma(p, t, 1.1294951), t, -0.00017055203);
     return f_copysign(1.0 - f_exp(-p), x);
 }
+
+// Unsigned integers in the order of the numbers; -0 is 0, NaN is above all.
+fn f_order(x: f32) -> u32 {
+    let u = bitcast<u32>(x);
+    let magnitude = u & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) { return 0xffffffffu; }
+    if (magnitude == 0u) { return 0x80000000u; }
+    return select(u | 0x80000000u, ~u, u != magnitude);
+}
+
+fn i_order(x: i32) -> u32 { return bitcast<u32>(x) ^ 0x80000000u; }
+
+fn u_order(x: u32) -> u32 { return x; }
+
+fn b_order(x: bool) -> u32 { return u32(x); }

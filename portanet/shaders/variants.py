@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from string import Template
 
 from ..dtypes import Dtype, bool_, float32, int32
 from ..program import Program
 from ..scalars import Expression
+from . import indexing
 from .lower import (
     COMPUTED_AS,
     HERE,
@@ -28,25 +29,9 @@ from .lower import (
     primitive,
     with_scalars,
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One dispatch. `operands` number the launch's buffers; -1 is the temporary one."""
-
-    text: str
-    entry: str
-    kinds: tuple[str, ...]
-    operands: tuple[int, ...]
-    words: tuple[int, ...]
-    groups: int
-    work: float  # about how many scalar operations
-
-
-@dataclass(frozen=True)
-class Plan:
-    steps: tuple[Step, ...]
-    temporary: int = 0  # bytes of the buffer between the steps
+from .step import Plan, Step
+from .step import groups_of as _groups
+from .step import one_step as _one
 
 
 MAX_BUFFERS = 8  # storage buffers of one launch that every WebGPU device has
@@ -79,17 +64,6 @@ def texts(program: Program) -> list[str]:
 def has(kernel: str) -> bool:
     """Whether a kernel of this stem exists: its file does."""
     return kernel != "scalar" and (HERE / f"{kernel}.wgsl").is_file()
-
-
-def _groups(n: int, size: int) -> int:
-    return -(-n // size)
-
-
-def _one(program, text, entry, words, groups, work) -> Plan:
-    """A plan of one step that binds all operands."""
-    operands = tuple(range(len(program.outputs) + len(program.inputs)))
-    step = Step(text, entry, kinds(program), operands, words, groups, work)
-    return Plan((step,))
 
 
 # ------------------------------------------- a kernel without a plan of its own
@@ -596,58 +570,6 @@ def _scan(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     return _one(program, text, "rows", words, rows, work)
 
 
-# ----------------------------------------------------------- gather, scatter
-
-
-def _index_names(dtype: Dtype) -> dict[str, str]:
-    return {"index": COMPUTED_AS[dtype.compute], "p": PREFIX[dtype.compute]}
-
-
-@functools.lru_cache(64)
-def _gather_text(program: Program) -> str:
-    names = _index_names(program.inputs[1])
-    text = Template(kernel_text("gather")).substitute(names)
-    return with_scalars(header(program, 12) + "\n" + text)
-
-
-def _gather(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
-    n = prod(words[:3])
-    if n == 0:
-        return Plan(())
-    text = _gather_text(program)
-    return _one(program, text, "gather", words, _groups(n, 256), 40 * n)
-
-
-@functools.lru_cache(64)
-def _scatter_text(program: Program) -> str:
-    names = _index_names(program.inputs[1])
-    computed = program.outputs[0].compute
-    add = "old | v" if computed is bool_ else "old + v"
-    result = add if program.options == ("add",) else "v"
-    low = "index >= -i32(P(3u)) && " if names["p"] == "i" else ""
-    inside = f"{low}index < {names['index']}(P(3u))"
-    definitions = (
-        f"alias T = {COMPUTED_AS[computed]};\n"
-        f"fn update(old: T, v: T) -> T {{ return {result}; }}\n"
-        f"fn is_inside(index: {names['index']}) -> bool {{ return {inside}; }}\n"
-    )
-    text = Template(kernel_text("scatter")).substitute(names)
-    return with_scalars(header(program, 12) + "\n" + definitions + text)
-
-
-def _scatter(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
-    outer, count, inner, size = words[:4]
-    lanes, rows = outer * inner, outer * inner * size
-    if lanes * count == 0:
-        return Plan(())
-    text = _scatter_text(program)
-    if lanes < 64 and 1 < size and rows * count <= 1 << 24:
-        work = 10 * rows * count
-        return _one(program, text, "rows", words, _groups(rows, 64), work)
-    work = 60 * lanes * count
-    return _one(program, text, "lanes", words, _groups(lanes, 64), work)
-
-
 # --------------------------------------------------------------------- random
 
 
@@ -669,9 +591,8 @@ PLANS = {
     "convolve": _convolve,
     "pool": _pool,
     "scan": _scan,
-    "gather": _gather,
-    "scatter": _scatter,
     "random": _random,
+    **indexing.PLANS,
 }
 TEXTS = {
     "elementwise": lambda program: [_elementwise_text(program)],
@@ -680,7 +601,6 @@ TEXTS = {
     "convolve": _convolve_texts,
     "pool": lambda program: [_pool_text(program)],
     "scan": lambda program: [_scan_text(program)],
-    "gather": lambda program: [_gather_text(program)],
-    "scatter": lambda program: [_scatter_text(program)],
     "random": lambda program: [_random_text(program)],
+    **indexing.TEXTS,
 }

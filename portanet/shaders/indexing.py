@@ -1,0 +1,140 @@
+"""Plans of the kernels that move elements by index, and of those that find the order."""
+
+from __future__ import annotations
+
+import functools
+from math import prod
+from string import Template
+
+from ..dtypes import Dtype, bool_
+from ..program import Program
+from .lower import COMPUTED_AS, PREFIX, header, kernel_text, kinds, with_scalars
+from .step import Plan, Step, groups_of, one_step
+
+# ----------------------------------------------------------------------- sort
+
+RUN = 32  # neighbours whose order is counted before runs are merged
+RECORD = 8  # bytes of a key and a position
+SORT_WORDS = 8
+
+
+def _sort_steps(
+    program: Program, text: str, rows: int, n: int, tail: tuple, operands, to_output
+) -> list[Step]:
+    """Runs, then merges of twice the width each, the last into the result."""
+    widths = [RUN]
+    while widths[-1] < n:
+        widths.append(2 * widths[-1])
+    status = ("write",) if program.can_fault else ()
+    bound = kinds(program)
+    bound = (*bound[:2], "write", *bound[2 : len(bound) - len(status)], *status)
+    steps = []
+    for i, width in enumerate(widths):
+        target = 2 if to_output and i == len(widths) - 1 else i % 2
+        # A merge makes runs of `width` from runs half as wide.
+        words = (rows, n, width if i == 0 else width // 2, 1 - i % 2, target, *tail)
+        entry = "merge" if i else "runs"
+        groups, work = groups_of(rows * n, 64), 8.0 * rows * n * (RUN if i == 0 else 20)
+        steps.append(Step(text, entry, bound, operands, words, groups, work))
+    return steps
+
+
+@functools.lru_cache(64)
+def _sort_text(program: Program) -> str:
+    p = PREFIX[program.inputs[0].compute]
+    flip = "~" if program.options == ("descending",) else ""
+    definitions = (
+        "fn key_at(row: u32, j: u32) -> u32 {\n"
+        f"    return {flip}{p}_order(load_x0(P(5u) + row * P(6u) + j * P(7u)));\n"
+        "}\n"
+        "fn put_order(e: u32, position: u32) { store_y0(e, i32(position)); }\n"
+    )
+    text = header(program, SORT_WORDS, temporary="records: array<vec2<u32>>")
+    return with_scalars(f"{text}\n{definitions}{kernel_text('sort')}")
+
+
+def _sort(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    rows, n = words[:2]
+    if rows * n == 0:
+        return Plan(())
+    text, tail = _sort_text(program), words[2:5]
+    steps = _sort_steps(program, text, rows, n, tail, (0, -1, 1), True)
+    return Plan(tuple(steps), 2 * RECORD * rows * n if n > RUN else RECORD)
+
+
+@functools.lru_cache(64)
+def _search_text(program: Program) -> str:
+    is_right = "true" if program.options == ("right",) else "false"
+    text = Template(kernel_text("search")).substitute(
+        p=PREFIX[program.inputs[0].compute], option=f"const is_right = {is_right};"
+    )
+    return with_scalars(header(program, 9) + "\n" + text)
+
+
+def _search(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    n, _, size = words[:3]
+    if n == 0:
+        return Plan(())
+    text, work = _search_text(program), 20.0 * n * size.bit_length() + n
+    return one_step(program, text, "search", words, groups_of(n, 64), work)
+
+
+# ------------------------------------------------------------- gather, scatter
+
+
+def _index_names(dtype: Dtype) -> dict[str, str]:
+    return {"index": COMPUTED_AS[dtype.compute], "p": PREFIX[dtype.compute]}
+
+
+@functools.lru_cache(64)
+def _gather_text(program: Program) -> str:
+    names = _index_names(program.inputs[1])
+    text = Template(kernel_text("gather")).substitute(names)
+    return with_scalars(header(program, 12) + "\n" + text)
+
+
+def _gather(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    n = prod(words[:3])
+    if n == 0:
+        return Plan(())
+    text = _gather_text(program)
+    return one_step(program, text, "gather", words, groups_of(n, 256), 40 * n)
+
+
+@functools.lru_cache(64)
+def _scatter_text(program: Program) -> str:
+    names = _index_names(program.inputs[1])
+    computed = program.outputs[0].compute
+    add = "old | v" if computed is bool_ else "old + v"
+    result = add if program.options == ("add",) else "v"
+    low = "index >= -i32(P(3u)) && " if names["p"] == "i" else ""
+    inside = f"{low}index < {names['index']}(P(3u))"
+    definitions = (
+        f"alias T = {COMPUTED_AS[computed]};\n"
+        f"fn update(old: T, v: T) -> T {{ return {result}; }}\n"
+        f"fn is_inside(index: {names['index']}) -> bool {{ return {inside}; }}\n"
+    )
+    text = Template(kernel_text("scatter")).substitute(names)
+    return with_scalars(header(program, 12) + "\n" + definitions + text)
+
+
+def _scatter(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    outer, count, inner, size = words[:4]
+    lanes, rows = outer * inner, outer * inner * size
+    if lanes * count == 0:
+        return Plan(())
+    text = _scatter_text(program)
+    if lanes < 64 and 1 < size and rows * count <= 1 << 24:
+        work = 10 * rows * count
+        return one_step(program, text, "rows", words, groups_of(rows, 64), work)
+    work = 60 * lanes * count
+    return one_step(program, text, "lanes", words, groups_of(lanes, 64), work)
+
+
+PLANS = {"sort": _sort, "search": _search, "gather": _gather, "scatter": _scatter}
+TEXTS = {
+    "sort": lambda program: [_sort_text(program)],
+    "search": lambda program: [_search_text(program)],
+    "gather": lambda program: [_gather_text(program)],
+    "scatter": lambda program: [_scatter_text(program)],
+}

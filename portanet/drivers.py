@@ -44,12 +44,16 @@ _active: str | None = None
 # ------------------------------------------------------------------ what is there
 
 
+def cache_root() -> Path:
+    """The folder of all that is kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = os.environ.get("PORTANET_CACHE") or Path(base, "portanet")
+    return Path(own).expanduser().absolute()
+
+
 def cache_dir() -> Path:
     """The folder that holds one folder per unpacked driver."""
-    if own := os.environ.get("PORTANET_CACHE"):
-        return Path(own).expanduser().absolute() / "drivers"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "portanet" / "drivers"
+    return cache_root() / "drivers"
 
 
 def installed(root: Path | None = None) -> list[str]:

@@ -3,13 +3,16 @@
 import signal
 import threading
 import time
+import traceback
 
 import numpy as np
 import pytest
 
 import portanet as pn
-from portanet.data import ArrayDataset, DataLoader, Dataset, Subset, TensorDataset
-from portanet.data import collate, random_split
+from portanet.data import ArrayDataset, BatchSampler, ConcatDataset, DataLoader, Dataset
+from portanet.data import IterableDataset, RandomSampler, SequentialSampler, Subset
+from portanet.data import SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from portanet.data import collate, draws, random_split, workers
 from tests.conftest import PRESENT
 
 
@@ -19,7 +22,7 @@ def numbers(n, device="cpu"):
 
 
 def prefetchers():
-    return [t for t in threading.enumerate() if t.name == "portanet-prefetch"]
+    return [t for t in threading.enumerate() if t.name.startswith(workers.NAME)]
 
 
 class Squares:
@@ -107,6 +110,82 @@ def test_a_random_split_takes_fractions_that_add_up_to_one():
         random_split(numbers(10), [5, 4])
 
 
+def test_datasets_are_concatenated():
+    data = ConcatDataset([numbers(3), numbers(2), numbers(0), numbers(1)])
+    assert len(data) == 6 and data.device == "cpu"
+    assert [x.item() for x, _ in (data[i] for i in range(6))] == [0, 1, 2, 0, 1, 0]
+    assert data[-1][0].item() == 0 and data[-2][0].item() == 1
+    with pytest.raises(IndexError, match="index 6 is out of range for 6 samples"):
+        data[6]
+    with pytest.raises(ValueError, match="at least one dataset"):
+        ConcatDataset([])
+    assert len(list(DataLoader(data, 4))) == 2
+
+
+# Samplers ------------------------------------------------------------------------------------
+
+
+def test_samplers_cover_what_they_say():
+    g = pn.Generator(3)
+    assert list(SequentialSampler("abc")) == [0, 1, 2]
+    assert sorted(RandomSampler(range(9), generator=g)) == list(range(9))
+    assert len(set(RandomSampler(range(9), num_samples=4))) == 4
+    drawn = list(RandomSampler(range(3), replacement=True, num_samples=50))
+    assert len(drawn) == 50 and set(drawn) == {0, 1, 2}
+    assert sorted(SubsetRandomSampler([5, 7, 7, 1])) == [1, 5, 7, 7]
+    assert list(RandomSampler([])) == [] == list(SubsetRandomSampler([]))
+
+
+def test_samplers_follow_their_generator_and_differ_each_time():
+    def passes():
+        sampler = RandomSampler(range(20), generator=pn.Generator(3))
+        return [list(sampler), list(sampler)]
+
+    first, second = passes()
+    assert first != second and passes() == [first, second]
+
+
+def test_weights_are_the_frequencies():
+    weights = [0.0, 1.0, 3.0, 0.0]
+    sampler = WeightedRandomSampler(weights, 4000, generator=pn.Generator(5))
+    counts = np.bincount(list(sampler), minlength=4)
+    assert counts[0] == counts[3] == 0
+    # 3000 expected; five standard deviations of a binomial are 137.
+    assert abs(counts[2] - 3000) < 137
+    firsts = [
+        next(iter(WeightedRandomSampler([1, 3], 1, False, pn.Generator(i))))
+        for i in range(200)
+    ]
+    assert abs(sum(firsts) - 150) < 31  # also five of them
+    both = WeightedRandomSampler([2, 0, 1], 2, replacement=False)
+    assert sorted(both) == [0, 2]
+
+
+def test_samplers_refuse_what_can_not_be_drawn():
+    with pytest.raises(ValueError, match="1 samples can't be drawn of 0"):
+        WeightedRandomSampler([0.0], 1)
+    with pytest.raises(ValueError, match="3 samples can't be drawn of 2"):
+        WeightedRandomSampler([1, 0, 1], 3, replacement=False)
+    with pytest.raises(ValueError, match="weights are finite and at least 0"):
+        WeightedRandomSampler([1, float("nan")], 1)
+    with pytest.raises(ValueError, match="num_samples 4 is not in 0 to 3"):
+        RandomSampler(range(3), num_samples=4)
+    with pytest.raises(ValueError, match="batch_size is an integer of at least 1"):
+        BatchSampler(range(3), 0)
+
+
+def test_loaders_take_samplers_of_indices_and_of_batches():
+    data = numbers(10)
+    loader = DataLoader(data, 2, sampler=[3, 1, 4, 1, 5])
+    assert [x.tolist() for x, _ in loader] == [[3, 1], [4, 1], [5]] and len(loader) == 3
+    loader = DataLoader(data, batch_sampler=[[1, 2, 3], [9]], num_workers=2)
+    assert [x.tolist() for x, _ in loader] == [[1, 2, 3], [9]] and len(loader) == 2
+    with pytest.raises(ValueError, match="shuffle and sampler given; choose one"):
+        DataLoader(data, shuffle=True, sampler=[1])
+    with pytest.raises(ValueError, match="batch_sampler decides batch_size"):
+        DataLoader(data, 2, batch_sampler=[[1]])
+
+
 # Batches -------------------------------------------------------------------------------------
 
 
@@ -146,10 +225,10 @@ def test_shuffling_covers_everything_in_another_order_each_time(prefetch):
 
 def test_shuffling_follows_the_seed_and_not_what_the_model_draws():
     orders = []
-    for draws in (0, 3):
+    for drawn in (0, 3):
         pn.manual_seed(7)
         loader = DataLoader(numbers(20), 20, shuffle=True)
-        for _ in range(draws):
+        for _ in range(drawn):
             pn.rand(5)
         orders.append(next(iter(loader))[0].tolist())
     assert orders[0] == orders[1]
@@ -216,6 +295,8 @@ def test_options_are_checked():
         DataLoader(data, 0)
     with pytest.raises(ValueError, match="prefetch is a number of batches, not -1"):
         DataLoader(data, prefetch=-1)
+    with pytest.raises(ValueError, match="num_workers is a number of threads, not -1"):
+        DataLoader(data, num_workers=-1)
     with pytest.raises(
         TypeError, match="DataLoader: a set_iterator|a int has no __len__"
     ):
@@ -316,3 +397,115 @@ def test_an_interrupt_while_waiting_ends_loop_and_thread():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# Workers -------------------------------------------------------------------------------------
+
+
+class Uneven:
+    """Its early samples take longer, and each is made of random numbers."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, i):
+        time.sleep(0.002 * (24 - i) / 24)
+        return i, draws.rng().integers(1 << 30, size=3)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_order_and_random_numbers_are_the_same_for_any_workers(shuffle):
+    def passes(count):
+        loader = DataLoader(
+            Uneven(), 5, shuffle, generator=pn.Generator(2), num_workers=count
+        )
+        return [[(i.tolist(), r.tolist()) for i, r in loader] for _ in range(2)]
+
+    alone = passes(0)
+    assert alone[0] != alone[1]  # another pass, other numbers
+    assert passes(1) == passes(4) == alone
+    assert prefetchers() == []
+
+
+class Rising(IterableDataset):
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        for i in range(self.count):
+            if i == 50:
+                raise OSError("row 50 can't be read")
+            yield i, draws.rng().integers(1 << 30)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_iterable_dataset_is_read_in_order(count):
+    def batches(**options):
+        loader = DataLoader(
+            Rising(7), 3, generator=pn.Generator(2), num_workers=count, **options
+        )
+        return [(i.tolist(), r.tolist()) for i, r in loader]
+
+    assert [i for i, _ in batches()] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [i for i, _ in batches(drop_last=True)] == [[0, 1, 2], [3, 4, 5]]
+    again = [
+        (i.tolist(), r.tolist())
+        for i, r in DataLoader(Rising(7), 3, generator=pn.Generator(2))
+    ]
+    assert batches() == again
+    seen = []
+    with pytest.raises(OSError, match="row 50"):
+        for i, _ in DataLoader(Rising(60), 20, num_workers=count):
+            seen.append(len(i))
+    assert seen == [20, 20] and prefetchers() == []
+
+
+def test_an_iterable_dataset_has_no_length_and_no_order_to_choose():
+    with pytest.raises(TypeError, match="has no length"):
+        len(DataLoader(Rising(3)))
+    with pytest.raises(ValueError, match="shuffle given; an IterableDataset has its"):
+        DataLoader(Rising(3), shuffle=True)
+
+
+def test_an_error_in_a_worker_comes_with_its_traceback():
+    with pytest.raises(KeyError) as caught:
+        list(DataLoader(Broken(), 2, num_workers=3))
+    frames = [f.name for f in traceback.extract_tb(caught.value.__traceback__)]
+    assert "__getitem__" in frames
+    assert prefetchers() == []
+
+
+def test_a_worker_s_own_timeout_is_an_error_like_others():
+    def late(samples):
+        raise TimeoutError("the disk sleeps")
+
+    with pytest.raises(TimeoutError, match="the disk sleeps"):
+        list(DataLoader(numbers(3), 2, num_workers=1, collate=late))
+
+
+def test_each_worker_is_started_once():
+    started = []
+    loader = DataLoader(Uneven(), 1, num_workers=3, worker_init=started.append)
+    list(loader)
+    assert sorted(started) == [0, 1, 2]
+
+    def fails(number):
+        raise ValueError(f"worker {number} can't start")
+
+    with pytest.raises(ValueError, match="worker 0 can't start"):
+        list(DataLoader(Uneven(), 1, num_workers=1, worker_init=fails))
+    assert prefetchers() == []
+
+
+def test_leaving_early_ends_all_workers_and_asks_for_no_more():
+    data = Counted()
+    for _ in DataLoader(data, 1, num_workers=4, prefetch=6):
+        break
+    assert prefetchers() == [] and data.read <= 1 + 6 + 1
+
+
+def test_workers_fill_batches_on_each_device(device):
+    data = ArrayDataset(np.arange(40, dtype=np.float32).reshape(20, 2))
+    loader = DataLoader(data, 3, device=device, num_workers=3)
+    found = np.concatenate([x.numpy() for (x,) in loader])
+    np.testing.assert_array_equal(found, data.arrays[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,23 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+class IterableDataset:
+    """Samples that come one after another, of which nobody knows how many there are.
+
+    Define `__iter__`. A DataLoader reads it from the start at each pass, in order and by
+    one thread; it has no length, so a loader of it can't shuffle.
+
+    >>> class Squares(pn.data.IterableDataset):
+    ...     def __iter__(self):
+    ...         return (i * i for i in range(5))
+    >>> [x.tolist() for x in pn.data.DataLoader(Squares(), batch_size=3)]
+    [[0, 1, 4], [9, 16]]
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError(f"{type(self).__name__}: define __iter__(self)")
 
 
 def _same_length(name: str, values: Sequence[Any]) -> int:
@@ -117,6 +134,31 @@ class Subset:
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[int(self.indices[_position(index, len(self))])]
+
+
+class ConcatDataset:
+    """The samples of several datasets, one dataset after the other.
+
+    >>> pn.data.ConcatDataset([range(3), range(10, 12)])[3]
+    10
+    """
+
+    def __init__(self, datasets: Sequence[Any]):
+        self.datasets = list(datasets)
+        if not self.datasets:
+            raise ValueError("ConcatDataset: at least one dataset is needed")
+        self.ends = np.cumsum([len(d) for d in self.datasets])
+        places = {getattr(d, "device", None) for d in self.datasets}
+        if len(places) == 1 and None not in places:
+            self.device = places.pop()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        i = _position(index, len(self))
+        which = int(np.searchsorted(self.ends, i, side="right"))
+        return self.datasets[which][i - (int(self.ends[which - 1]) if which else 0)]
 
 
 def random_split(

@@ -1,10 +1,10 @@
-"""DataLoader: batches of a dataset, in order or shuffled, made ahead by a thread."""
+"""DataLoader: batches of a dataset, in order or shuffled, made ahead by threads."""
 
 from __future__ import annotations
 
-import queue
-import threading
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from ..creation import tensor
 from ..devices import Device, default_device, get
 from ..devices import device as using
 from ..ops.shape import stack
-from ..random import Generator, default_generator, permutation
+from ..random import Generator
+from . import draws
+from .dataset import IterableDataset
+from .samplers import BatchSampler, RandomSampler, SequentialSampler, own_generator
+from .workers import ahead
 
-# Added to the default seed, so that shuffling draws other numbers than the model does; the
-# golden ratio's bits, as in Philox.
-_STREAM = 0x9E3779B97F4A7C15
+_END: Any = object()
 
 
 def collate(samples: Sequence[Any]) -> Any:
@@ -63,11 +65,18 @@ def _placed(batch: Any, place: Device) -> Any:
 class DataLoader:
     """Iterate over batches of a dataset, as often as wanted.
 
-    shuffle: each pass in another order, drawn from `generator` (its own, seeded like the
-    default one, unless given). drop_last leaves out a last batch that is not full.
-    device: where batches go; the dataset's, or else the default. prefetch: a thread makes
-    that many batches ahead; what goes wrong there is raised here, and leaving the loop
-    early ends it.
+    The order: shuffle draws another one for each pass from `generator` (its own, seeded like
+    the default one, unless given); or `sampler` gives the indices, or `batch_sampler` those
+    of whole batches. drop_last leaves out a last batch that is not full.
+    Samples are put together by `collate`. device: where batches go; the dataset's, or else
+    the default.
+    num_workers: threads that make batches, which come in order; prefetch: how many batches
+    they are ahead of the loop at most (by default two a worker; prefetch alone asks for one
+    worker). What goes wrong in a thread is raised here with its traceback, and leaving the
+    loop early ends them. worker_init(i) is called once in thread i of each pass. Python runs
+    one thread at a time: workers help where samples wait for files, or for NumPy or Pillow.
+    The random numbers of transforms depend on generator, pass and sample alone, so they are
+    the same for any number of workers.
 
     >>> data = pn.data.TensorDataset(pn.arange(5))
     >>> [x.tolist() for x, in pn.data.DataLoader(data, batch_size=2)]
@@ -80,96 +89,127 @@ class DataLoader:
         batch_size: int = 1,
         shuffle: bool = False,
         *,
+        sampler: Any = None,
+        batch_sampler: Any = None,
         drop_last: bool = False,
         generator: Generator | None = None,
         device: Any = None,
+        num_workers: int = 0,
         prefetch: int = 0,
         collate: Callable[[Sequence[Any]], Any] = collate,
+        worker_init: Callable[[int], None] | None = None,
     ):
-        for name in ("__len__", "__getitem__"):
+        self.is_iterable = isinstance(dataset, IterableDataset)
+        for name in () if self.is_iterable else ("__len__", "__getitem__"):
             if not hasattr(dataset, name):
                 raise TypeError(
                     f"DataLoader: a {type(dataset).__name__} has no {name}; a dataset "
-                    "needs __len__ and __getitem__"
+                    "needs __len__ and __getitem__, or is an IterableDataset"
+                )
+        for name, count in (("num_workers", num_workers), ("prefetch", prefetch)):
+            if not isinstance(count, int) or count < 0:
+                what = "threads" if name == "num_workers" else "batches"
+                raise ValueError(
+                    f"DataLoader: {name} is a number of {what}, not {count}"
                 )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
                 f"DataLoader: batch_size is an integer of at least 1, not {batch_size}"
             )
-        if not isinstance(prefetch, int) or prefetch < 0:
-            raise ValueError(
-                f"DataLoader: prefetch is a number of batches, not {prefetch}"
-            )
-        self.dataset, self.batch_size, self.shuffle = dataset, batch_size, shuffle
-        self.drop_last, self.prefetch, self.collate = drop_last, prefetch, collate
+        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self.collate, self.worker_init = collate, worker_init
+        self.num_workers = num_workers or min(prefetch, 1)
+        self.prefetch = prefetch or 2 * num_workers
         self.device = None if device is None else get(device)
-        self.generator = generator or Generator(default_generator.seed + _STREAM)
+        self.generator = generator or own_generator()
+        given = [
+            name
+            for name, value in (
+                ("shuffle", shuffle),
+                ("sampler", sampler is not None),
+                ("batch_sampler", batch_sampler is not None),
+            )
+            if value
+        ]
+        if len(given) + self.is_iterable > 1:
+            order = (
+                "an IterableDataset has its order" if self.is_iterable else "choose one"
+            )
+            raise ValueError(f"DataLoader: {' and '.join(given)} given; {order}")
+        if batch_sampler is not None and (batch_size != 1 or drop_last):
+            raise ValueError(
+                "DataLoader: batch_sampler decides batch_size and drop_last; leave them out"
+            )
+        self.batch_sampler: Any = batch_sampler
+        if batch_sampler is None and not self.is_iterable:
+            if sampler is None and shuffle and len(dataset):
+                sampler = RandomSampler(dataset, generator=self.generator)
+            sampler = SequentialSampler(dataset) if sampler is None else sampler
+            self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
 
     def __len__(self) -> int:
-        n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        if self.is_iterable:
+            raise TypeError("DataLoader: an IterableDataset has no length")
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
         place = self.device or getattr(self.dataset, "device", None)
         place = place or default_device()
-        count = len(self.dataset)
-        if self.shuffle:
-            order = permutation(count, device=place, generator=self.generator).numpy()
-        else:
-            order = np.arange(count, dtype=np.int32)
-        made = self._batches(order, place)
-        return _ahead(made, self.prefetch) if self.prefetch else made
+        key: tuple[int, ...] = ()
+        if not self._has_batches():
+            key = tuple(self.generator.bits(2, place).tolist())
+        if self.is_iterable:
+            return self._of_iterable(place, key)
 
-    def _batches(self, order: np.ndarray, place: Device) -> Iterator[Any]:
-        for i in range(len(self)):
-            indices = order[i * self.batch_size : (i + 1) * self.batch_size]
+        def make(task: tuple[int, Any]) -> Any:
             with using(place), no_grad():
-                batch = _placed(self._fetch(indices), place)
-            yield batch
+                return _placed(self._fetch(*task, key), place)
 
-    def _fetch(self, indices: np.ndarray) -> Any:
-        if hasattr(self.dataset, "batch") and self.collate is collate:
-            return self.dataset.batch(indices)
-        return self.collate([self.dataset[int(i)] for i in indices])
+        tasks = self._indices(place)
+        if self.num_workers:
+            return ahead(make, tasks, self.num_workers, self.prefetch, self.worker_init)
+        return (make(task) for task in tasks)
 
+    def _of_iterable(self, place: Device, key: tuple[int, ...]) -> Iterator[Any]:
+        """Batches of an IterableDataset: one thread reads it, since order is all it has."""
+        samples = iter(self.dataset)
 
-_END = object()
+        def make(number: int) -> Any:
+            with using(place), no_grad(), draws.sample((*key, number)):
+                found = list(itertools.islice(samples, self.batch_size))
+                if len(found) < (self.batch_size if self.drop_last else 1):
+                    return _END
+                return _placed(self.collate(found), place)
 
+        numbers = itertools.count()
+        made = (make(number) for number in numbers)
+        if self.num_workers:
+            made = ahead(make, numbers, 1, self.prefetch, self.worker_init)
+        with closing(made):
+            for batch in made:
+                if batch is _END:
+                    return
+                yield batch
 
-def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
-    """The items, made by a thread that is at most `count` of them ahead."""
-    made: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    room = threading.Semaphore(count)
-    stop = threading.Event()
+    def _has_batches(self) -> bool:
+        return hasattr(self.dataset, "batch") and self.collate is collate
 
-    def work() -> None:
-        try:
-            while room.acquire() and not stop.is_set():
-                made.put((next(items, _END), None))
-        except BaseException as error:  # raised again by whoever consumes
-            made.put((_END, error))
-
-    thread = threading.Thread(target=work, name="portanet-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = _next(made)
-            if error is not None:
-                raise error
-            if item is _END:
+    def _indices(self, place: Device) -> Iterator[tuple[int, Any]]:
+        """(number of the batch, its indices); samplers draw where the batches go."""
+        with using(place):
+            batches = iter(self.batch_sampler)
+        for number in itertools.count():
+            with using(place):
+                indices = next(batches, None)
+            if indices is None:
                 return
-            room.release()
-            yield item
-    finally:
-        stop.set()
-        room.release()
-        thread.join()
+            yield number, indices
 
-
-def _next(made: queue.SimpleQueue) -> Any:
-    """The next item; in short waits, between which Ctrl-C is heard on Windows too."""
-    while True:
-        try:
-            return made.get(timeout=0.2)
-        except queue.Empty:
-            continue
+    def _fetch(self, number: int, found: Any, key: tuple[int, ...]) -> Any:
+        if self._has_batches():
+            return self.dataset.batch(np.asarray(found, dtype=np.int32))
+        samples = []
+        for i, index in enumerate(found):
+            with draws.sample((*key, number << 32 | i)):
+                samples.append(self.dataset[int(index)])
+        return self.collate(samples)

@@ -105,16 +105,22 @@ def _threads() -> Finding:
 
 
 def _cuda() -> Finding:
-    """Only told: the CUDA backend is not part of this version, so nothing is wrong."""
+    """Wrong only where NVIDIA's driver is there and something else is missing."""
     import ctypes
+
+    from portanet.backend_cuda import host
+    from portanet.errors import DeviceError
 
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         ctypes.CDLL(library)
-        driver = "NVIDIA driver present"
     except OSError:
-        driver = "no NVIDIA driver"
-    return Finding("cuda", True, f"{driver}; this version has no CUDA backend")
+        return Finding("cuda", True, "no NVIDIA driver, so no cuda device")
+    try:
+        return Finding("cuda", True, ", ".join(host.usable()))
+    except DeviceError as why:
+        detail, _, cure = str(why).partition("; ")
+        return Finding("cuda", False, detail, cure or "update the NVIDIA driver")
 
 
 def _unpacked() -> Finding:

@@ -1,7 +1,8 @@
 """Which devices are tested, and the promise that none is lost without a word.
 
 PORTANET_REQUIRE_DEVICES=cpu,wgpu fails the run where one of them does not open.
-PORTANET_NO_SKIPS=1 makes a skip a failure.
+PORTANET_NO_SKIPS=1 makes a skip a failure. PORTANET_FAKE_CUDA=1 puts the driver of
+tests/cuda/fakecuda.cpp in place of NVIDIA's.
 """
 
 import os
@@ -11,6 +12,11 @@ import pytest
 import portanet as pn
 from portanet.devices import Device, report
 from tests import browser
+
+if os.environ.get("PORTANET_FAKE_CUDA"):
+    from tests.cuda import fake
+
+    fake.install()
 
 REPORT = {n: d for n, d in report().items() if n in ("cpu", "wgpu", "cuda")}
 PRESENT = [name for name, found in REPORT.items() if isinstance(found, Device)]

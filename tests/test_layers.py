@@ -148,7 +148,7 @@ def test_only_one_place_may_import(name):
     """What stands between us and another package is one file each."""
     places = {
         "wgpu": {"shaders/host.py"},
-        "cuda": set(),
+        "cuda": set(),  # backend_cuda/host.py loads it by name
         "safetensors": {"io.py"},
         "ml_dtypes": {"dtypes.py", "namespace.py"},
     }[name]
@@ -164,8 +164,8 @@ def test_importing_portanet_loads_no_driver_and_no_layer_that_may_wait():
     code = """
 import sys
 import portanet as pn
-later = "nn optim data io testing doctor drivers cli backend_cpu shaders".split()
-unwanted = {"wgpu", "ml_dtypes", "safetensors", *(f"portanet.{m}" for m in later)}
+later = "nn optim data io testing doctor drivers cli backend_cpu backend_cuda shaders".split()
+unwanted = {"wgpu", "cuda", "ml_dtypes", "safetensors", *(f"portanet.{m}" for m in later)}
 assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
 pn.zeros(2, device="cpu").sum().item()
 assert "wgpu" not in sys.modules, "the cpu device loads wgpu"

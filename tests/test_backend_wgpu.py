@@ -654,3 +654,44 @@ def test_naga_accepts_every_text():
     for name, text in all_texts():
         if "enable f16" not in text or float16 in BACKEND.dtypes:
             device.create_shader_module(code=text, label=name)
+
+
+# ------------------------------------------------- the library under wgpu-py
+
+
+def test_the_library_under_wgpu_py_has_what_the_recorder_calls():
+    # Where this fails, wgpu-py's insides have changed: all works still, by its public
+    # calls, but dispatches cost four times as much and Ctrl-C may lose recorded work.
+    from portanet.shaders.recorder import Recorder
+
+    assert BACKEND._host._native and type(BACKEND._host.recorder) is Recorder
+
+
+def test_without_it_the_public_calls_do_the_same(monkeypatch):
+    from portanet.shaders import Backend, host
+
+    monkeypatch.setattr(host, "_native", lambda wgpu: None)
+    backend = Backend()
+    add = elementwise(lambda x, y: x + y, (float32,), (float32, float32), "ccc")
+    x, y = (backend.upload(values(float32, 4), float32) for _ in range(2))
+    run, out = backend.build(add, (4, 0, 0, 0)), backend.alloc(16)
+    play = backend.sequence([(run, (0, 1, 2)), (run, (3, 0, 2))], 4)
+    play([out, x, y, last := backend.alloc(16)])
+    backend.wait()
+    a, b = (backend.read(z, float32, 0, 4) for z in (x, y))
+    assert np.array_equal(backend.read(last, float32, 0, 4), a + b + b)
+
+
+def test_what_the_device_refuses_is_an_error_and_the_device_goes_on():
+    add = elementwise(lambda x, y: x + y, (float32,), (float32, float32), "ccc")
+    x = BACKEND.upload(values(float32, 4), float32)
+    run, out = BACKEND.build(add, (4, 0, 0, 0)), BACKEND.alloc(16)
+    run(out, x, x)
+    recorder = BACKEND._host.recorder
+    recorder.dispatch(run.pipeline, list(BACKEND._groups.values())[-1], 1 << 20, 1)
+    with pytest.raises(DeviceError, match="recorded commands were refused"):
+        BACKEND.wait()
+    run(out, x, x)
+    assert np.array_equal(
+        BACKEND.read(out, float32, 0, 4), 2 * BACKEND.read(x, float32, 0, 4)
+    )

@@ -296,9 +296,10 @@ class Backend:
                 replay.ready.clear()
 
     def _submit(self) -> None:
+        self._host.submit()
+        # After it: interrupted in between, a block passes for used by what is recorded.
         self._pool.batch += 1
         self._pending = 0.0
-        self._host.submit()
 
     # ------------------------------------------------------------------ faults
 
@@ -313,19 +314,20 @@ class Backend:
             checks = self._may_have_faulted and self._status is not None
             if checks:
                 parts = [*parts, (self._status, 0, 16)]
+            data = self._host.read(parts) if parts else memoryview(b"")
             self._pool.batch += 1
             self._pending = 0.0
-            data = self._host.read(parts) if parts else memoryview(b"")
             if checks:
-                self._may_have_faulted = False
                 self._raise_fault(np.frombuffer(data[-16:], np.uint32))
         return data
 
     def _raise_fault(self, status: np.ndarray) -> None:
         word, value, size, unsigned = (int(w) for w in status)
-        if word == 0:
+        if word:
+            self._host.write(self._status, 0, np.zeros(4, np.uint32))
+        self._may_have_faulted = False
+        if not word:
             return
-        self._host.write(self._status, 0, np.zeros(4, np.uint32))
         if not unsigned:
             value, size = (w - (w >> 31 << 32) for w in (value, size))
         raise fault_of(word & 15, list(self._labels)[word >> 4], value, size)

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from ..errors import DeviceError, OutOfMemoryError
+from .recorder import NEEDED, READBACK, PlainRecorder, Recorder
 
 # The defaults of the WebGPU specification, which every device has (gpuweb.github.io,
 # 3.6.2). wgpu-py 0.32 asks for all that the adapter has where a limit is left out.
@@ -49,13 +50,10 @@ FEATURES = ("shader-f16", "timestamp-query")
 
 STORAGE = 0x80 | 0x4 | 0x8  # STORAGE, COPY_SRC, COPY_DST
 UNIFORM = 0x40 | 0x8  # UNIFORM, COPY_DST
-READBACK = 0x1 | 0x8  # MAP_READ, COPY_DST
 COMPUTE = 0x4  # ShaderStage.COMPUTE
 
 # A read of up to this many bytes uses one buffer that is kept.
 SMALL_READ = 64 << 10
-# Submits that may wait in the queue; more only hold memory.
-IN_FLIGHT = 16
 
 _KINDS = {"DiscreteGPU": 0, "IntegratedGPU": 1, "CPU": 3}
 _lost = False  # some device of this process reported its loss
@@ -190,14 +188,15 @@ class Host:
         self.is_lost = False
         self._layouts: dict[tuple, tuple[Any, Any]] = {}
         self._modules: dict[str, Any] = {}
-        self._encoder: Any = None
-        self._pass: Any = None
-        self._submitted: list[Any] = []
         self._small: Any = None
-        self._native = _native(wgpu)
-        if self._native:
-            self._make_fast_dispatch(*self._native)
-            self._make_map_callback(self._native[0])
+        self._native = native = _native(wgpu)
+        self.recorder: Recorder | PlainRecorder = PlainRecorder(self.device)
+        if native:
+            self.recorder = Recorder(self.device, *native)
+        self._answers: list[tuple[Exception, Any]] = []  # see _map_natively
+        self._all_answers: list[tuple[Exception, Any]] = []
+        self.dispatch = self.recorder.dispatch
+        self.dispatch_all = self.recorder.dispatch_all
 
     # ---------------------------------------------------------------- buffers
 
@@ -222,62 +221,77 @@ class Host:
         """
         total = sum(nbytes for _, _, nbytes in parts)
         self.check()
-        target, at = self._readback(total), 0
+        target = self._readback(total)
         try:
-            self._end_pass()
-            encoder = self._open_encoder()
-            for buffer, offset, nbytes in parts:
-                encoder.copy_buffer_to_buffer(buffer, offset, target, at, nbytes)
-                at += nbytes
+            self.recorder.copy(parts, target)
         except Exception as why:
             raise self._explained(why, "recorded commands were refused") from why
         self.submit()
-        return self._map(target, total)
+        data = self._map(target, total)
+        if total <= SMALL_READ:
+            self._small = target
+        return data
 
     def _readback(self, nbytes: int) -> Any:
+        """A buffer to read from. The one that is kept is taken, and not given back where
+        the read does not end well: who knows in which state it is then."""
         if nbytes > SMALL_READ:
             return self.create_buffer(nbytes, READBACK)
-        if self._small is None:
-            self._small = self.create_buffer(SMALL_READ, READBACK)
-        return self._small
+        kept, self._small = self._small, None
+        return kept or self.create_buffer(SMALL_READ, READBACK)
 
     def _map(self, buffer: Any, nbytes: int) -> memoryview:
         """The first bytes of a readback buffer, when all that was submitted is done."""
         try:
             if self._native:
-                data = self._map_natively(buffer, nbytes)
-            else:
-                buffer.map_sync(
-                    "READ_NOSYNC", 0, min(nbytes + -nbytes % 8, buffer.size)
-                )
-                data = buffer.read_mapped(0, nbytes)
-                buffer.unmap()
+                return self._map_natively(buffer, nbytes)
+            buffer.map_sync("READ_NOSYNC", 0, min(nbytes + -nbytes % 8, buffer.size))
+            data = buffer.read_mapped(0, nbytes)
+            buffer.unmap()
+            return data
         except Exception as why:
-            self._small = None
             raise self._explained(why, f"reading {nbytes} bytes failed") from why
-        self._submitted.clear()
-        return data
 
     def _map_natively(self, buffer: Any, nbytes: int) -> memoryview:
         """The same, polling here: wgpu-py's own thread takes 100 us more (0.32)."""
         native: Any = self._native
-        ffi, lib = native
-        self._map_status = None
+        ffi, lib, _ = native
+        answer, callback = taken = self._take_answer()
         info = ffi.new("WGPUBufferMapCallbackInfo *")
         info.mode = lib.WGPUCallbackMode_AllowProcessEvents
-        info.callback = self._map_callback
+        info.callback = callback
         lib.wgpuBufferMapAsync(
             buffer._internal, lib.WGPUMapMode_Read, 0, nbytes, info[0]
         )
-        while self._map_status is None:
-            lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
-        if self._map_status != lib.WGPUMapAsyncStatus_Success:
+        while not answer.args:
+            self.recorder.wait()
+        status = answer.args[0]
+        answer.args = ()
+        self._answers.append(taken)
+        if status != lib.WGPUMapAsyncStatus_Success:
             self.check()
-            raise RuntimeError(f"mapping gave status {self._map_status}")
+            raise RuntimeError(f"mapping gave status {status}")
         pointer = lib.wgpuBufferGetConstMappedRange(buffer._internal, 0, nbytes)
         data = bytearray(ffi.buffer(pointer, nbytes))
         lib.wgpuBufferUnmap(buffer._internal)
         return memoryview(data)
+
+    def _take_answer(self) -> tuple[Exception, Any]:
+        """What a map calls when it is done, and where that puts its arguments.
+
+        A callback that is Python would be where Ctrl-C raises during a long wait, and the
+        wait would not end. The __init__ of an exception is C, and keeps its arguments. A
+        read that was interrupted leaves the device with a callback that it may still call:
+        that one is kept for ever, and not used again.
+        """
+        if not self._answers:
+            assert self._native
+            answer = Exception()
+            kind = "void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)"
+            callback = self._native[0].callback(kind, answer.__init__)
+            self._all_answers.append((answer, callback))
+            self._answers.append((answer, callback))
+        return self._answers.pop()
 
     # -------------------------------------------------------------- pipelines
 
@@ -325,91 +339,19 @@ class Host:
 
     # -------------------------------------------------------------- recording
 
-    def _open_encoder(self) -> Any:
-        if self._encoder is None:
-            self._encoder = self.device.create_command_encoder()
-        return self._encoder
-
-    def _begin_pass(self) -> Any:
-        try:
-            self._pass = self._open_encoder().begin_compute_pass()
-        except Exception as why:
-            raise self._explained(why, "recording failed") from why
-        return self._pass
-
-    def _end_pass(self) -> None:
-        run, self._pass = self._pass, None
-        if run is not None:
-            run.end()
-
-    def dispatch(self, pipeline: Any, group: Any, x: int, y: int) -> None:
-        """Record one dispatch; dispatches run in order."""
-        run = self._pass or self._begin_pass()
-        run.set_pipeline(pipeline)
-        run.set_bind_group(0, group)
-        run.dispatch_workgroups(x, y)
-
-    def _make_fast_dispatch(self, ffi: Any, lib: Any) -> None:
-        """The same without wgpu-py's wrappers: 0.8 us instead of 3.3 (0.32).
-
-        Errors of an open pass are reported by `finish`, so no check is lost.
-        """
-        set_pipeline = lib.wgpuComputePassEncoderSetPipeline
-        set_bind_group = lib.wgpuComputePassEncoderSetBindGroup
-        dispatch_groups = lib.wgpuComputePassEncoderDispatchWorkgroups
-        null = ffi.NULL
-
-        def dispatch(pipeline: Any, group: Any, x: int, y: int) -> None:
-            run = (self._pass or self._begin_pass())._internal
-            set_pipeline(run, pipeline._internal)
-            set_bind_group(run, 0, group._internal, 0, null)
-            dispatch_groups(run, x, y, 1)
-
-        self.dispatch = dispatch
-
-    def _make_map_callback(self, ffi: Any) -> None:
-        self._map_status: int | None = None
-
-        @ffi.callback("void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)")
-        def mapped(status, message, first, second):
-            self._map_status = status
-
-        self._map_callback = mapped
-
     def submit(self) -> None:
         """Send what was recorded; waits only where too much is under way."""
-        encoder, self._encoder = self._encoder, None
-        if encoder is None:
-            return
         self.check()
         try:
-            self._end_pass()
-            commands = encoder.finish()
+            self.recorder.submit()
         except Exception as why:
             raise self._explained(why, "recorded commands were refused") from why
-        self._send(commands)
-
-    def _send(self, commands: Any) -> None:
-        if not self._native:
-            self.queue.submit([commands])
-            return
-        ffi, lib = self._native
-        array = ffi.new("WGPUCommandBuffer[]", [commands._internal])
-        number = lib.wgpuQueueSubmitForIndex(self.queue._internal, 1, array)
-        self._submitted.append(ffi.new("WGPUSubmissionIndex *", number))
-        if len(self._submitted) > IN_FLIGHT:
-            lib.wgpuDevicePoll(self.device._internal, True, self._submitted.pop(0))
 
     def wait(self) -> None:
         """Return when all that was submitted is done."""
         self.check()
-        if self._native:
-            ffi, lib = self._native
-            lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
-            self._submitted.clear()
-            self.check()
-        else:  # on_submitted_work_done_sync raises (wgpu-py 0.32), so map something
-            self._map(self._readback(4), 4)
+        self.recorder.wait()
+        self.check()
 
     # ----------------------------------------------------------------- errors
 
@@ -421,7 +363,7 @@ class Host:
             except DeviceError:
                 self.is_lost = True
         if self.is_lost:
-            self._pass = self._encoder = None
+            self.recorder.drop()
             raise DeviceError(
                 f"wgpu: {self.description['adapter']} was lost (its driver stopped, or "
                 "it was removed); what it held is gone: start the program again"
@@ -449,20 +391,18 @@ def _first_line(text: str) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _native(wgpu: Any) -> tuple[Any, Any] | None:
-    """wgpu-py's cffi handles, if they have what this module calls."""
+def _native(wgpu: Any) -> tuple[Any, Any, Any] | None:
+    """wgpu-py's cffi handles and its handler of errors, if they have what we call."""
     native = wgpu.backends.wgpu_native
     ffi, lib = getattr(native, "ffi", None), getattr(native, "lib", None)
+    errors = getattr(getattr(native, "_api", None), "error_handler", None)
     needed = (
-        "wgpuComputePassEncoderSetPipeline",
-        "wgpuComputePassEncoderSetBindGroup",
-        "wgpuComputePassEncoderDispatchWorkgroups",
-        "wgpuQueueSubmitForIndex",
-        "wgpuDevicePoll",
+        *NEEDED,
         "wgpuBufferMapAsync",
         "wgpuBufferGetConstMappedRange",
         "wgpuBufferUnmap",
     )
-    if ffi is None or not all(hasattr(lib, name) for name in needed):
+    has_all = ffi is not None and all(hasattr(lib, name) for name in needed)
+    if not has_all or not hasattr(errors, "_get_proxy_stack"):
         return None
-    return ffi, lib
+    return ffi, lib, errors

@@ -2,13 +2,15 @@
 
 Which bind groups the launches need depends only on the blocks that change between replays
 (arguments, states, results). They are worked out once for each such set of blocks, and then
-a replay is one call a dispatch.
+a replay is one call for each batch that is submitted together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from .recorder import Dispatches
 
 MAX_SETS = 64  # of blocks that were seen; a training step alternates between two
 
@@ -26,8 +28,7 @@ class Replay:
         self.slots = sorted(
             {s for _, at in self.steps for s in at if isinstance(s, int)}
         )
-        self.ready: dict[tuple, list[tuple]] = {}
-        self.work = sum(launch.work for launch, _ in self.steps)
+        self.ready: dict[tuple, list[Dispatches]] = {}
         self.faults = any(launch.can_fault for launch, _ in self.steps)
 
     def _add(self, launch: Any, operands: list[Any]) -> None:
@@ -39,9 +40,9 @@ class Replay:
             for part, chosen in zip(launch.launches, launch.operands, strict=True):
                 self._add(part, [every[i] for i in chosen])
 
-    def _bind(self, buffers: Sequence[Any]) -> list[tuple]:
-        """The dispatches for these buffers."""
-        made = []
+    def _bind(self, buffers: Sequence[Any]) -> list[Dispatches]:
+        """The dispatches for these buffers, in batches: no watchdog fires within one."""
+        batches, made, work = [], [], 0.0
         backend = self.backend
         for launch, operands in self.steps:
             chosen = [buffers[s] if isinstance(s, int) else s for s in operands]
@@ -50,34 +51,27 @@ class Replay:
             if group is None:
                 group = backend._bind(launch, key)
             made.append((launch.pipeline, group, launch.x, launch.y))
-        return made
+            work += launch.work
+            if work > backend.BATCH_WORK:
+                batches.append(Dispatches(made, work))
+                made, work = [], 0.0
+        return [*batches, Dispatches(made, work)]
 
     def __call__(self, buffers: Sequence[Any]) -> None:
         backend = self.backend
         with backend._lock:
             key = tuple([buffers[s].block for s in self.slots])
-            dispatches = self.ready.get(key)
-            if dispatches is None:
+            batches = self.ready.get(key)
+            if batches is None:
                 if len(self.ready) >= MAX_SETS:
                     self.ready.clear()
-                dispatches = self.ready[key] = self._bind(buffers)
-            dispatch, batch_work = backend._dispatch, backend.BATCH_WORK
-            if self.work < batch_work:
-                for d in dispatches:
-                    dispatch(*d)
-                backend._pending += self.work
-            else:
-                self._in_batches(dispatches)
+                batches = self.ready[key] = self._bind(buffers)
             if self.faults:
                 backend._may_have_faulted = True
-            if backend._pending > batch_work:
-                backend._submit()
-
-    def _in_batches(self, dispatches: list[tuple]) -> None:
-        """Submit whenever enough work is recorded, so that no watchdog fires."""
-        backend = self.backend
-        for (launch, _), d in zip(self.steps, dispatches, strict=True):
-            backend._dispatch(*d)
-            backend._pending += launch.work
-            if backend._pending > backend.BATCH_WORK:
-                backend._submit()
+            for batch in batches:
+                if backend._pending + batch.work > 2 * backend.BATCH_WORK:
+                    backend._submit()
+                backend._host.dispatch_all(batch)
+                backend._pending += batch.work
+                if backend._pending > backend.BATCH_WORK:
+                    backend._submit()

@@ -39,13 +39,26 @@ class Bad(NamedTuple):
     message: str
 
 
+class Joint(NamedTuple):
+    """The gradient of all inputs by one call, as a fused operator's kernel gives it.
+
+    rule(needed, g, y, *xs, **static) -> one gradient an input, or None. `needed` says of each
+    input whether its gradient is asked for; of several results, g is None where nobody
+    differentiates one. The rule itself has no gradient: gradients of gradients, and devices
+    without the kernel, go through the operator's fallback.
+    """
+
+    rule: Callable[..., Sequence[Any]]
+
+
 @dataclass(eq=False)
 class Op:
     """One operator. Arrays are positional, everything static is a hashable keyword.
 
     rule(*specs, **static) -> Spec or a tuple of them. Raises before any work.
     grad: one function an input, `(g, y, *xs, **static) -> gradient of that input`, or None
-        where it is not differentiable; or one function `(i, g, y, *xs, **static)` for all.
+        where it is not differentiable; or one function `(i, g, y, *xs, **static)` for all;
+        or a Joint, which gives them all at once.
     reference(*ndarrays, **static): float64 NumPy, the definition of correct.
     cases(rng) -> list of Case, which every backend must pass; `bad`: what must be refused.
     How it is computed, one of:
@@ -59,7 +72,7 @@ class Op:
 
     name: str
     rule: Callable[..., Any]
-    grad: Sequence[Callable | None] | Callable | None = None
+    grad: Sequence[Callable | None] | Callable | Joint | None = None
     reference: Callable | None = None
     cases: Callable[[Any], list[Case]] | None = None
     formula: Callable | None = None
@@ -129,6 +142,7 @@ class Op:
 def grad_of(op: Op, i: int) -> Callable | None:
     """The gradient rule of the i-th input: `(g, y, *xs, **static)`, or None."""
     rules = op.grad
+    assert not isinstance(rules, Joint), "a joint gradient has no parts"
     if rules is None:
         return None
     if callable(rules):

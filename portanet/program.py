@@ -31,6 +31,16 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 the row-major place in plane n of the first largest x[n, p stride + t
                 dilation - padding] inside x, NaN before all. An axis whose kernel is 0 has
                 adaptive windows: p takes [p x / y, (p + 1) x / y), widened.
+  recurrent     steps, batch, size, the first input's offset and its strides by step and by row,
+                offsets of the other inputs. options: (cell, way): cell is tanh, relu, lstm
+                or gru. All but the first input contiguous, of one floating dtype.
+                "forward": h (steps + 1, batch, size), [lstm: c alike,] [lstm, gru: kept
+                (steps, batch, 4 size)] of x (steps, batch, gates size), h0, [lstm: c0,] w
+                (gates size, size), b.  h[0] = h0, h[t + 1] = cell(x[t] + b + h[t] w^T);
+                kept: the gates i f g o of lstm; r z n and q = b_q + h w_n^T of gru.
+                "backward": gx (steps, batch, gates size; gru: r z n q), gh0, [lstm: gc0] of
+                g, the gradient of h[1:], and [lstm: that of the last c, kept, c,] [gru:
+                kept, h,] [else h,] w.
   scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
                 contiguous (outer, n, inner). options: (which, mode): which is sum or prod,
                 mode "inclusive" or "exclusive" (which leaves out the element itself).

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..ops import elementwise as e
 from . import tape
-from .tape import Node, Part, mode, no_grad
+from .tape import Alias, Node, Part, mode, no_grad
 from .tensor import Tensor
 
 
@@ -111,14 +111,6 @@ def gradients(
     return tuple(result)
 
 
-class _Alias:
-    """The operator of an argument that a function is differentiated by: the identity."""
-
-    name = "input"
-    grad = (lambda g, y, x: g,)
-    fallback = None
-
-
 def _input(x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"grad: a tensor is expected, not {type(x).__name__}")
@@ -127,7 +119,7 @@ def _input(x: Any) -> Tensor:
     if x.node is None:
         return Tensor(x._read()).requires_grad_()
     value = x._read()
-    return Tensor(value, Node(_Alias, {}, [value], value, [x.node]))
+    return Tensor(value, Node(Alias, {}, [value], value, [x.node]))
 
 
 def value_and_grad(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from ..op import Op, grad_of
+from ..op import Joint, Op, grad_of
 from ..ops import elementwise as e
 
 
@@ -20,7 +20,9 @@ class Node:
     __slots__ = ("grad", "op", "parents", "static", "xs", "y")
 
     def __init__(self, op, static, xs, y, parents):
-        self.op, self.static, self.xs, self.y = op, static, xs, y
+        self.op, self.static = op, static
+        self.xs: Any = xs
+        self.y: Any = y
         self.parents = parents
         self.grad: Any = None
 
@@ -37,6 +39,14 @@ class Part:
 
     def __init__(self, node: Node, index: int):
         self.parents, self.index = (node,), index
+
+
+class Alias:
+    """The operator of an argument that a function is differentiated by: the identity."""
+
+    name = "input"
+    grad = (lambda g, y, x: g,)
+    fallback = None
 
 
 class _Mode(threading.local):
@@ -163,6 +173,11 @@ def _through(grads, node: Node, g: Any, useful: set[int] | None, wrap) -> None:
             f"backward: the graph through {node.op.name} was freed by an earlier backward; "
             "call that one with retain_graph=True"
         )
+    if isinstance(node.op.grad, Joint):
+        for parent, d in _jointly(node, g, useful, wrap):
+            if d is not None:
+                _accumulate(grads, parent, d)
+        return
     xs = [wrap(x, p) for x, p in zip(node.xs, node.parents, strict=True)]
     y = node.y
     if isinstance(y, tuple):
@@ -180,6 +195,37 @@ def _through(grads, node: Node, g: Any, useful: set[int] | None, wrap) -> None:
         d = rule(g, y, *xs, **node.static)
         if d is not None:
             _accumulate(grads, parent, d)
+
+
+def _jointly(node: Node, g: Any, useful: set[int] | None, wrap):
+    """(parent, gradient) for each parent of a call whose gradient is a Joint."""
+    needed = tuple(
+        p is not None and (useful is None or id(p) in useful) for p in node.parents
+    )
+    first = node.xs[0]
+    if wrap(first, None) is first:
+        found = node.op.grad.rule(needed, g, node.y, *node.xs, **node.static)
+    else:
+        found = _through_fallback(node, g, needed, wrap)
+    return [(p, d) for p, d, n in zip(node.parents, found, needed, strict=True) if n]
+
+
+def _through_fallback(node: Node, g: Any, needed: Sequence[bool], wrap) -> list[Any]:
+    """The gradients that are recorded in turn: those of the fallback."""
+    inputs = [
+        Node(Alias, {}, [x], x, [p]) if n else None
+        for x, p, n in zip(node.xs, node.parents, needed, strict=True)
+    ]
+    xs = [
+        wrap(x, p if a is None else a)
+        for x, p, a in zip(node.xs, node.parents, inputs, strict=True)
+    ]
+    y = node.op.fallback(*xs, **node.static)
+    pairs = zip(y, g, strict=True) if isinstance(y, tuple) else [(y, g)]
+    ends = [(v.node, d) for v, d in pairs if d is not None and v.node is not None]
+    wanted = {id(p) for p in inputs if p is not None}
+    grads, _ = backward([n for n, _ in ends], [d for _, d in ends], wanted, wrap)
+    return [None if p is None else grads.get(id(p)) for p in inputs]
 
 
 def _rule(op: Op, i: int):

@@ -15,7 +15,7 @@ from .. import arrays
 from ..devices import Device
 from ..devices import get as get_device
 from ..dtypes import Dtype, as_dtype, float32, from_numpy
-from ..op import Op
+from ..op import Joint, Op
 from ..ops import elementwise as e
 from ..ops import index, shape
 from .methods import Methods
@@ -210,7 +210,7 @@ class Tensor(Methods):
         if not recorded or not mode.enabled:
             y = xs[0]._apply(op, xs, static) if len(xs) == 1 else op(*xs, **static)
             return tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
-        if op.grad is None:
+        if op.grad is None or type(op.grad) is Joint and _lacks(xs[0].device, op):
             if op.fallback is not None:
                 return op.fallback(*args, **static)
             y = op(*xs, **static)
@@ -370,6 +370,10 @@ def _refuse_assign(mine: Any, value: Any) -> None:
         old, new = getattr(mine, what), getattr(value, what)
         if old != new:
             raise ValueError(f"assign: the {what} is {old}, the new value's is {new}")
+
+
+def _lacks(device: Device, op: Op) -> bool:
+    return op.kernel is not None and not device.backend.has(op.kernel)
 
 
 def _is_dtype(name: str) -> bool:

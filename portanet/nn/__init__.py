@@ -9,10 +9,11 @@ normalise.py    LayerNorm, RMSNorm, and norms by batch, group and instance
 embedding.py    Embedding; learned, sinusoidal and rotary positions
 resample.py     PixelShuffle, Upsample
 losses.py       CrossEntropyLoss and the like
+recurrent.py    RNN, LSTM, GRU and their cells
 pooling.py      MaxPool, AvgPool and adaptive ones, 1d to 3d
 functional.py   the functions behind them, without state
 init.py         how parameters start
-utils.py        clipping of gradients
+utils/          clipping of gradients; rnn.py: padded and packed sequences
 """
 
 from . import functional, init, utils
@@ -105,12 +106,16 @@ from .pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
     "CELU",
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -138,6 +143,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
@@ -149,6 +155,7 @@ __all__ = [
     "InstanceNorm2d",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "LearnedPositions",
@@ -171,6 +178,7 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "Residual",
     "RotaryPositions",

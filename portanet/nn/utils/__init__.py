@@ -1,4 +1,4 @@
-"""Clipping gradients before a step, without reading anything back."""
+"""Clipping gradients before a step, without reading anything back; rnn.py: sequences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..autograd import Tensor, no_grad
-from ..creation import zeros
-from ..ops import elementwise as e
-from ..ops.reduce import norm
-from ..ops.shape import stack
+from ...autograd import Tensor, no_grad
+from ...creation import zeros
+from ...ops import elementwise as e
+from ...ops.reduce import norm
+from ...ops.shape import stack
+from . import rnn
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "rnn"]
 
 
 def _with_gradient(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

@@ -1,0 +1,338 @@
+// The body of recurrent.c for one type; included once for each.
+//
+// Wants T, TYPE(name) (name with the type's suffix), FMA(a, b, c) on vectors, TRANSPOSE
+// (vectors.h) and TANH_OF.
+
+typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
+#define VEC TYPE(vec)
+#define LOOSE TYPE(loose)
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(T)))
+#define UNIT (TILE_VECTORS * LANES)
+// x - 0 is x for every x, also for -0.
+#define SPLAT(x) ((x) - (VEC){0})
+
+// --- Products with the state -------------------------------------------------------
+
+// sum[i, j] = sum over l < depth of a[i * a_row + l] * panel[l, j], j < UNIT.
+#define MICRO(ROWS)                                                                    \
+    static void TYPE(product_##ROWS)(int64_t depth, const T *restrict a,               \
+                                     int64_t a_row, const T *restrict panel,           \
+                                     T *restrict sum) {                                \
+        VEC total[ROWS][TILE_VECTORS];                                                 \
+        _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                        \
+            _Pragma("GCC unroll 4") for (int j = 0; j < TILE_VECTORS; j++)             \
+                total[i][j] = (VEC){0};                                                \
+        for (int64_t l = 0; l < depth; l++) {                                          \
+            VEC x[TILE_VECTORS];                                                       \
+            _Pragma("GCC unroll 4") for (int j = 0; j < TILE_VECTORS; j++)             \
+                x[j] = *(const LOOSE *)(panel + l * UNIT + j * LANES);                 \
+            _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++) {                  \
+                VEC s = SPLAT(a[i * a_row + l]);                                       \
+                _Pragma("GCC unroll 4") for (int j = 0; j < TILE_VECTORS; j++)         \
+                    total[i][j] = FMA(s, x[j], total[i][j]);                           \
+            }                                                                          \
+        }                                                                              \
+        _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; i++)                        \
+            _Pragma("GCC unroll 4") for (int j = 0; j < TILE_VECTORS; j++)             \
+                *(LOOSE *)(sum + i * UNIT + j * LANES) = total[i][j];                  \
+    }
+EACH_HEIGHT(MICRO)
+
+typedef void (*TYPE(product_fn))(int64_t, const T *, int64_t, const T *, T *);
+#define NAMED(ROWS) TYPE(product_##ROWS),
+static const TYPE(product_fn) TYPE(products)[] = {EACH_HEIGHT(NAMED)};
+
+// --- Packing -----------------------------------------------------------------------
+
+#define SQUARE ((int64_t)(32 / sizeof(T)))
+typedef T TYPE(square) __attribute__((vector_size(32), aligned(sizeof(T))));
+
+// panel[l, j] = w[j, l] for j < width, zeros up to UNIT.
+static void TYPE(pack_turned)(const T *w, int64_t size, int64_t width, T *panel) {
+    int64_t whole = width / SQUARE * SQUARE, even = size / SQUARE * SQUARE;
+    if (width < UNIT) memset(panel, 0, (size_t)(size * UNIT) * sizeof(T));
+    for (int64_t l = 0; l < even; l += SQUARE)
+        for (int64_t j = 0; j < whole; j += SQUARE) {
+            TYPE(square) v[32 / sizeof(T)];
+            for (int64_t r = 0; r < SQUARE; r++)
+                v[r] = *(const TYPE(square) *)(w + (j + r) * size + l);
+            TRANSPOSE(v);
+            for (int64_t r = 0; r < SQUARE; r++)
+                *(TYPE(square) *)(panel + (l + r) * UNIT + j) = v[r];
+        }
+    for (int64_t l = 0; l < size; l++)
+        for (int64_t j = l < even ? whole : 0; j < width; j++)
+            panel[l * UNIT + j] = w[j * size + l];
+}
+
+static int64_t TYPE(width)(const recurrence *r, int64_t unit) {
+    return smaller(UNIT, r->size - unit * UNIT);
+}
+
+static void TYPE(pack_forward)(void *context, int64_t begin, int64_t end) {
+    const recurrence *r = context;
+    const T *w = r->in[r->cell == LSTM ? 3 : 2];
+    for (int64_t u = begin; u < end; u++)
+        for (int64_t g = 0; g < r->gates; g++)
+            TYPE(pack_turned)(w + (g * r->size + u * UNIT) * r->size, r->size,
+                              TYPE(width)(r, u),
+                              (T *)r->panels + (u * r->gates + g) * r->size * UNIT);
+}
+
+static void TYPE(pack_backward)(void *context, int64_t begin, int64_t end) {
+    const recurrence *r = context;
+    const T *w = r->in[r->cell == LSTM ? 4 : r->cell == GRU ? 3 : 2];
+    for (int64_t u = begin; u < end; u++) {
+        T *panel = (T *)r->panels + u * r->depth * UNIT;
+        int64_t width = TYPE(width)(r, u);
+        for (int64_t l = 0; l < r->depth; l++, panel += UNIT) {
+            const T *from = w + l * r->size + u * UNIT;
+            for (int64_t j = 0; j < UNIT; j++) panel[j] = j < width ? from[j] : 0;
+        }
+    }
+}
+
+// --- Cells: one row of one unit ----------------------------------------------------
+
+static inline void TYPE(rnn_cell)(int cell, int64_t n, const T *restrict x,
+                                  const T *restrict b, const T *restrict sum,
+                                  T *restrict h, T *restrict state) {
+    for (int64_t j = 0; j < n; j++) {
+        T v = x[j] + b[j] + sum[j];
+        v = cell == RELU ? (v > 0 || v != v ? v : 0) : TANH_OF(v);
+        h[j] = state[j] = v;
+    }
+}
+
+static inline void TYPE(lstm_cell)(int64_t n, int64_t size, const T *restrict x,
+                                   const T *restrict b, const T *restrict sum,
+                                   const T *restrict c_old, T *restrict c,
+                                   T *restrict kept, T *restrict h, T *restrict state) {
+    const int64_t step = TILE_ROWS * UNIT;
+    for (int64_t j = 0; j < n; j++) {
+        T i = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
+        T f = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
+        T g = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + sum[j + 2 * step]);
+        T o = TYPE(sigmoid)(x[j + 3 * size] + b[j + 3 * size] + sum[j + 3 * step]);
+        T v = f * c_old[j] + i * g;
+        kept[j] = i, kept[j + size] = f, kept[j + 2 * size] = g, kept[j + 3 * size] = o;
+        c[j] = v;
+        h[j] = state[j] = o * TANH_OF(v);
+    }
+}
+
+static inline void TYPE(gru_cell)(int64_t n, int64_t size, const T *restrict x,
+                                  const T *restrict b, const T *restrict sum,
+                                  const T *restrict h_old, T *restrict kept,
+                                  T *restrict h, T *restrict state) {
+    const int64_t step = TILE_ROWS * UNIT;
+    for (int64_t j = 0; j < n; j++) {
+        T r = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
+        T z = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
+        T q = b[j + 3 * size] + sum[j + 2 * step];
+        T v = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + r * q);
+        kept[j] = r, kept[j + size] = z, kept[j + 2 * size] = v, kept[j + 3 * size] = q;
+        h[j] = state[j] = v + z * (h_old[j] - v);
+    }
+}
+
+// The gradients of what goes in, from that of h (g + sum).
+static inline void TYPE(rnn_slope)(int cell, int64_t n, const T *restrict g,
+                                   const T *restrict sum, const T *restrict h,
+                                   T *restrict gx, T *restrict state) {
+    for (int64_t j = 0; j < n; j++) {
+        T slope = cell == RELU ? (h[j] > 0 ? 1 : 0) : 1 - h[j] * h[j];
+        gx[j] = state[j] = (g[j] + sum[j]) * slope;
+    }
+}
+
+static inline void TYPE(lstm_slope)(int64_t n, int64_t size, const T *restrict g,
+                                    const T *restrict sum, const T *restrict kept,
+                                    const T *restrict c_old, const T *restrict c,
+                                    T *restrict gc, T *restrict gx, T *restrict state) {
+    for (int64_t j = 0; j < n; j++) {
+        T i = kept[j], f = kept[j + size], m = kept[j + 2 * size], o = kept[j + 3 * size];
+        T y = TANH_OF(c[j]), gh = g[j] + sum[j];
+        T v = gc[j] + gh * o * (1 - y * y);
+        T gi = v * m * (i * (1 - i)), gf = v * c_old[j] * (f * (1 - f));
+        T gm = v * i * (1 - m * m), go = gh * y * (o * (1 - o));
+        gx[j] = state[j] = gi, gx[j + size] = state[j + size] = gf;
+        gx[j + 2 * size] = state[j + 2 * size] = gm;
+        gx[j + 3 * size] = state[j + 3 * size] = go;
+        gc[j] = v * f;
+    }
+}
+
+// What h takes past the product, z gh, waits in `carry` for the step before.
+static inline void TYPE(gru_slope)(int64_t n, int64_t size, const T *restrict g,
+                                   const T *restrict sum, const T *restrict kept,
+                                   const T *restrict h_old, T *restrict carry,
+                                   T *restrict gx, T *restrict state) {
+    for (int64_t j = 0; j < n; j++) {
+        T r = kept[j], z = kept[j + size], m = kept[j + 2 * size], q = kept[j + 3 * size];
+        T gh = g[j] + sum[j] + carry[j];
+        T gn = gh * (1 - z) * (1 - m * m), gq = gn * r;
+        T gr = gn * q * (r * (1 - r)), gz = gh * (h_old[j] - m) * (z * (1 - z));
+        gx[j] = state[j] = gr, gx[j + size] = state[j + size] = gz;
+        gx[j + 2 * size] = gn, gx[j + 3 * size] = state[j + 2 * size] = gq;
+        carry[j] = gh * z;
+    }
+}
+
+// --- Steps -------------------------------------------------------------------------
+
+// Pieces are numbered by unit, then by group of rows.
+static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
+    const recurrence *r = context;
+    const int64_t *w = r->args->words, n = r->size, t = r->step;
+    const int64_t bias_at = r->cell == LSTM ? 4 : 3;
+    T *const *out = (T *const *)r->args->buffers;
+    const T *last = r->state[t & 1];
+    T sum[MAX_GATES * TILE_ROWS * UNIT] __attribute__((aligned(64)));
+    for (int64_t piece = begin; piece < end; piece++) {
+        int64_t u = piece / r->groups, from = piece % r->groups * r->height;
+        int64_t height = smaller(r->height, r->rows - from);
+        int64_t j = u * UNIT, width = TYPE(width)(r, u);
+        for (int64_t g = 0; g < r->gates; g++)
+            TYPE(products)[height - 1](
+                r->depth, last + from * r->stride, r->stride,
+                (const T *)r->panels + (u * r->gates + g) * r->depth * UNIT,
+                sum + g * TILE_ROWS * UNIT);
+        const T *b = (const T *)r->in[bias_at] + j;
+        for (int64_t i = from; i < from + height; i++) {
+            const T *x = (const T *)r->in[0] + t * w[4] + i * w[5] + j;
+            const T *s = sum + (i - from) * UNIT;
+            int64_t old = (t * r->rows + i) * n + j, now = old + r->rows * n;
+            int64_t kept = (t * r->rows + i) * r->kept * n + j;
+            T *state = (T *)r->state[(t + 1) & 1] + i * r->stride + j;
+            if (r->cell == LSTM)
+                TYPE(lstm_cell)(width, n, x, b, s, out[1] + old, out[1] + now,
+                                out[2] + kept, out[0] + now, state);
+            else if (r->cell == GRU)
+                TYPE(gru_cell)(width, n, x, b, s, out[0] + old, out[1] + kept,
+                               out[0] + now, state);
+            else if (r->cell == RELU)
+                TYPE(rnn_cell)(RELU, width, x, b, s, out[0] + now, state);
+            else
+                TYPE(rnn_cell)(TANH, width, x, b, s, out[0] + now, state);
+        }
+    }
+}
+
+// Step t takes the product of the gradients of step t + 1 first; step -1 is that alone.
+static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
+    const recurrence *r = context;
+    const int64_t *w = r->args->words, n = r->size, t = r->step;
+    T *const *out = (T *const *)r->args->buffers;
+    T sum[TILE_ROWS * UNIT] __attribute__((aligned(64)));
+    for (int64_t piece = begin; piece < end; piece++) {
+        int64_t u = piece / r->groups, from = piece % r->groups * r->height;
+        int64_t height = smaller(r->height, r->rows - from);
+        int64_t j = u * UNIT, width = TYPE(width)(r, u);
+        if (t == r->steps - 1)
+            memset(sum, 0, sizeof sum);
+        else
+            TYPE(products)[height - 1](
+                r->depth, (const T *)r->state[(t + 1) & 1] + from * r->stride, r->stride,
+                (const T *)r->panels + u * r->depth * UNIT, sum);
+        for (int64_t i = from; i < from + height; i++) {
+            const T *s = sum + (i - from) * UNIT;
+            int64_t row = t * r->rows + i, at = i * n + j;
+            if (t < 0) {
+                T *gh = out[1] + at;
+                for (int64_t k = 0; k < width; k++)
+                    gh[k] = r->cell == GRU ? gh[k] + s[k] : s[k];
+                continue;
+            }
+            const T *g = (const T *)r->in[0] + t * w[4] + i * w[5] + j;
+            T *gx = out[0] + row * r->kept * n + j;
+            T *state = (T *)r->state[t & 1] + i * r->stride + j;
+            int64_t old = row * n + j, now = old + r->rows * n;
+            if (r->cell == LSTM) {
+                const T *c = r->in[3];
+                TYPE(lstm_slope)(width, n, g, s, (const T *)r->in[2] + row * 4 * n + j,
+                                 c + old, c + now, out[2] + at, gx, state);
+            } else if (r->cell == GRU) {
+                const T *kept = (const T *)r->in[1] + row * 4 * n + j;
+                TYPE(gru_slope)(width, n, g, s, kept, (const T *)r->in[2] + old,
+                                out[1] + at, gx, state);
+            } else {
+                const T *h = (const T *)r->in[1] + now;
+                TYPE(rnn_slope)(r->cell, width, g, s, h, gx, state);
+            }
+        }
+    }
+}
+
+// --- The whole ---------------------------------------------------------------------
+
+// The first state, from h0 and c0.
+static void TYPE(begin_forward)(recurrence *r) {
+    int64_t count = r->rows * r->size;
+    T *const *out = (T *const *)r->args->buffers;
+    memcpy(out[0], r->in[1], (size_t)count * sizeof(T));
+    if (r->cell == LSTM) memcpy(out[1], r->in[2], (size_t)count * sizeof(T));
+    for (int64_t i = 0; i < r->rows; i++)
+        memcpy((T *)r->state[0] + i * r->stride, (const T *)r->in[1] + i * r->size,
+               (size_t)r->size * sizeof(T));
+}
+
+// The gradient that comes to c from outside; what GRU's h carries past the products.
+static void TYPE(begin_backward)(recurrence *r) {
+    size_t nbytes = (size_t)(r->rows * r->size) * sizeof(T);
+    void *const *out = r->args->buffers;
+    if (r->cell == LSTM) memcpy(out[2], r->in[1], nbytes);
+    if (r->cell == GRU) memset(out[1], 0, nbytes);
+}
+
+static void TYPE(run)(recurrence *r, bool is_forward) {
+    const pn_args *args = r->args;
+    int64_t outputs = is_forward ? (r->cell == LSTM ? 3 : r->cell == GRU ? 2 : 1)
+                                 : (r->cell == LSTM ? 3 : 2);
+    int64_t inputs = is_forward ? (r->cell == LSTM ? 5 : 4)
+                                : (r->cell == LSTM ? 5 : r->cell == GRU ? 4 : 3);
+    // words: steps, rows, size, offset of the first input, its strides, other offsets
+    for (int64_t k = 0; k < inputs; k++)
+        r->in[k] = (const T *)args->buffers[outputs + k] +
+                   (k ? args->words[5 + k] : args->words[3]);
+    r->depth = is_forward ? r->size : r->gates * r->size;
+    r->stride = rounded_up(r->depth, LANES) + LANES;
+    r->units = divided_up(r->size, UNIT);
+    int64_t panels = r->units * r->gates * r->size * UNIT, state = r->rows * r->stride;
+    int64_t nbytes = (panels + 2 * state) * (int64_t)sizeof(T);
+    T *memory = pn_alloc(nbytes);
+    if (!memory) {
+        pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);
+        return;
+    }
+    r->panels = memory;
+    r->state[0] = memory + panels, r->state[1] = memory + panels + state;
+    pn_parallel_for(r->units, 1, is_forward ? TYPE(pack_forward) : TYPE(pack_backward), r);
+    int64_t pieces = r->units * r->groups;
+    int64_t grain = PIECE / (r->height * UNIT * r->gates * r->size) + 1;
+    if (is_forward) {
+        TYPE(begin_forward)(r);
+        for (r->step = 0; r->step < r->steps; r->step++)
+            pn_parallel_for(pieces, grain, TYPE(step_forward), r);
+    } else {
+        TYPE(begin_backward)(r);
+        for (r->step = r->steps - 1; r->step >= -1; r->step--)
+            pn_parallel_for(pieces, grain, TYPE(step_backward), r);
+    }
+    pn_free(memory, nbytes);
+}
+
+#undef T
+#undef TYPE
+#undef FMA
+#undef TRANSPOSE
+#undef TANH_OF
+#undef VEC
+#undef LOOSE
+#undef LANES
+#undef UNIT
+#undef SPLAT
+#undef MICRO
+#undef NAMED
+#undef SQUARE

@@ -336,6 +336,14 @@ class Emitter:
         expression = _identity(x.layout.dtype, into.layout.dtype)
         self.elementwise(expression, [into], [x])
 
+    def cast(self, x: Handle, dtype: Dtype) -> Handle:
+        """x in this dtype, copied if it has another."""
+        if x.layout.dtype is dtype:
+            return x
+        made = self.empty(x.layout.shape, dtype)
+        self.copy(x, made)
+        return made
+
     def fill(self, value: Any, into: Handle) -> None:
         """Write a number into a view of a buffer."""
         self.elementwise(_filler(repr(value), into.layout.dtype), [into], [])

@@ -61,6 +61,13 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 Inputs x (rows, size), ascending, and v (rows, count); output contiguous,
                 int32. options: (side,).  y[r, q] = how many of x[r] are below v[r, q]
                 ("left") or not above it ("right"), NaN above all.
+  rows          rows, n, then the offset of each input. All contiguous (rows, n), of one
+                floating dtype. options: (which,): softmax and log_softmax of x;
+                softmax_slope and log_softmax_slope, their gradients, of g and the result.
+  cross_entropy rows, n, x_offset, t_offset, t_step, then for slope g_offset, g_step. Inputs
+                x, contiguous (rows, n), t, g; output contiguous. options: (which,).
+                forward: y[r] = logsumexp(x[r]) - x[r, t[r]]; slope: y[r, j] = g[r] *
+                (softmax(x[r])[j] - (j == t[r])). A t outside [0, n) is a fault.
   random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
                 counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose
                 counter is `blocks` = ceil(n / 4) further. Philox4x32-10 (Salmon et al.,
@@ -99,7 +106,7 @@ class Program:
         """Whether a launch may find bad data: an index out of range, a NaN to cast."""
         if self.expression is not None:
             return self.expression.can_fault
-        return self.kernel in ("gather", "scatter")
+        return self.kernel in ("gather", "scatter", "cross_entropy")
 
 
 # What a kernel may find wrong with its data. A kernel stores (code, value, size) once.

@@ -75,15 +75,6 @@ def _three(sizes: Sequence[int], fill: int = 1) -> list[int]:
     return [fill] * (3 - len(sizes)) + list(sizes)
 
 
-def _as(emit, h, dtype):
-    """Contiguous and of this dtype."""
-    if h.layout.dtype is dtype:
-        return emit.contiguous(h)
-    made = emit.empty(h.layout.shape, dtype)
-    emit.copy(h, made)
-    return made
-
-
 def _lower(option: str):
     def lower(emit, a, b, *, stride, padding, dilation, groups, size):
         static = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
@@ -95,7 +86,7 @@ def _lower(option: str):
         if 0 in a.layout.shape or 0 in b.layout.shape:
             emit.fill(0, made)
         elif 0 not in result.shape:
-            a, b = (_as(emit, h, dtype) for h in (a, b))
+            a, b = (emit.contiguous(emit.cast(h, dtype)) for h in (a, b))
             x, w, y = {
                 "forward": (a, b, made), "input": (made, b, a), "weight": (a, made, b),
             }[option]  # fmt: skip

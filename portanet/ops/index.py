@@ -113,10 +113,7 @@ def _lower_scatter(which: str):
         count = v.layout.shape[1]
         y = emit.empty(x.layout.shape, x.layout.dtype)
         emit.copy(x, y)
-        if v.layout.dtype is not x.layout.dtype:
-            cast = emit.empty(v.layout.shape, x.layout.dtype)
-            emit.copy(v, cast)
-            v = cast
+        v = emit.cast(v, x.layout.dtype)
         words = [o, count, i, size, v.layout.offset, *v.layout.strides]
         words += _steps(index, (o, count, i))
         if v.layout.size:

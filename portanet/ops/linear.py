@@ -32,18 +32,10 @@ def _matmul_rule(a: Spec, b: Spec) -> Spec:
     return Spec((*e.broadcast("matmul", [a.shape[:-2], b.shape[:-2]]), m, n), dtype)
 
 
-def _cast(emit, x, dtype):
-    if x.layout.dtype is dtype:
-        return x
-    y = emit.empty(x.layout.shape, dtype)
-    emit.copy(x, y)
-    return y
-
-
 def _lower_matmul(emit, a, b):
     specs = [Spec(h.layout.shape, h.layout.dtype) for h in (a, b)]
     result = _matmul_rule(*specs)
-    a, b = (_cast(emit, h, result.dtype) for h in (a, b))
+    a, b = (emit.cast(h, result.dtype) for h in (a, b))
     batch = result.shape[:-2]
     (m, k), n = specs[0].shape[-2:], specs[1].shape[-1]
     y = emit.empty(*result)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ..dtypes import uint32
+from ..dtypes import int32, uint32
 from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
 from .create import one_hot
@@ -50,18 +51,72 @@ def _cases(rng) -> list[Case]:
     return [*made, Case([np.array([[1000.0, 999.0, -1000.0]])], {"axis": 1})]
 
 
-def _softmax_grad(g, y, x, *, axis):
+def _lower_rows(which: str):
+    """Over rows of one axis, which becomes the last; half precision in float32."""
+
+    def lower(emit, *xs, axis):
+        shape, dtype = xs[0].layout.shape, xs[0].layout.dtype
+        order = [d for d in range(len(shape)) if d != axis] + [axis]
+        moved = tuple(shape[d] for d in order)
+        rows = []
+        for x in xs:
+            steps = tuple(x.layout.strides[d] for d in order)
+            rows.append(emit.cast(emit.view(x, moved, steps), dtype.compute))
+        rows = [emit.contiguous(x) for x in rows]
+        y = emit.empty(moved, dtype.compute)
+        words = [math.prod(moved[:-1]), moved[-1], *(x.layout.offset for x in rows)]
+        emit.kernel("rows", words, [y], rows, (which,))
+        y = emit.cast(y, dtype)
+        back = [y.layout.strides[order.index(d)] for d in range(len(shape))]
+        return emit.view(y, shape, tuple(back))
+
+    return lower
+
+
+def _slope_fallback(g, y, *, axis):
     inner = total(e.multiply(g, y), axis=axis, keepdims=True)
     return e.multiply(y, e.subtract(g, inner))
 
 
+def _slope_cases(reference):
+    """A gradient of the result, and a result."""
+
+    def cases(rng) -> list[Case]:
+        made = []
+        for case in _cases(rng):
+            (x,) = case.args
+            y = reference(x, **case.static)
+            made.append(case._replace(args=[rng.normal(size=x.shape), y]))
+        return made
+
+    return cases
+
+
+def _like_both(g: Spec, y: Spec, *, axis) -> Spec:
+    return Spec(y.shape, y.dtype)
+
+
+_softmax_slope = Op(
+    "softmax_slope",
+    _like_both,
+    reference=lambda g, y, *, axis: y * (g - (g * y).sum(axis, keepdims=True)),
+    cases=_slope_cases(_softmax_reference),
+    fallback=_slope_fallback,
+    lower=_lower_rows("softmax_slope"),
+    kernel="rows",
+    ulps=32,
+    doc="The gradient of softmax from that of its result y.",
+)
+
 _softmax = Op(
     "softmax",
     _keeps("softmax"),
-    grad=(_softmax_grad,),
+    grad=(lambda g, y, x, *, axis: _softmax_slope(g, y, axis=axis),),
     reference=_softmax_reference,
     cases=_cases,
     fallback=_softmax_fallback,
+    lower=_lower_rows("softmax"),
+    kernel="rows",
     bad=[
         Bad([((2, 0), "float32")], {"axis": 1}, ValueError, "softmax: axis 1 .* empty"),
         Bad([((2, 2), "int32")], {"axis": 1}, TypeError, "softmax: a floating dtype"),
@@ -88,17 +143,29 @@ def _log_softmax_reference(x, *, axis):
     return x - np.log(np.exp(x).sum(axis, keepdims=True))
 
 
+_log_softmax_slope = Op(
+    "log_softmax_slope",
+    _like_both,
+    reference=lambda g, y, *, axis: g - np.exp(y) * g.sum(axis, keepdims=True),
+    cases=_slope_cases(_log_softmax_reference),
+    fallback=lambda g, y, *, axis: e.subtract(
+        g, e.multiply(e.exp(y), total(g, axis=axis, keepdims=True))
+    ),
+    lower=_lower_rows("log_softmax_slope"),
+    kernel="rows",
+    ulps=64,
+    doc="The gradient of log_softmax from that of its result y.",
+)
+
 _log_softmax = Op(
     "log_softmax",
     _keeps("log_softmax"),
-    grad=(
-        lambda g, y, x, *, axis: e.subtract(
-            g, e.multiply(e.exp(y), total(g, axis=axis, keepdims=True))
-        ),
-    ),
+    grad=(lambda g, y, x, *, axis: _log_softmax_slope(g, y, axis=axis),),
     reference=_log_softmax_reference,
     cases=_cases,
     fallback=_log_softmax_fallback,
+    lower=_lower_rows("log_softmax"),
+    kernel="rows",
     bad=[
         Bad(
             [((2, 0), "float32")],
@@ -142,6 +209,8 @@ def _rows_rule(logits: Spec, target: Spec) -> Spec:
             f"cross_entropy: logits {logits.shape} need targets of shape "
             f"{logits.shape[:-1]}, not {target.shape}"
         )
+    if logits.shape[-1] == 0 and math.prod(target.shape):
+        raise ValueError(f"cross_entropy: logits {logits.shape} have no classes")
     return Spec(target.shape, logits.dtype)
 
 
@@ -157,9 +226,34 @@ def _cross_entropy_fallback(x, target):
     )
 
 
-def _cross_entropy_grad(g, y, x, target):
+def _lower_cross_entropy(which: str):
+    def lower(emit, *given):
+        *g, x, target = given
+        n, dtype = x.layout.shape[-1], x.layout.dtype
+        rows = math.prod(x.layout.shape[:-1])
+        x = emit.contiguous(emit.cast(x, dtype.compute))
+        target = target if target.layout.dtype.is_integer else emit.cast(target, int32)
+        target = emit.reshape(target, (rows,))
+        g = [emit.reshape(emit.cast(h, dtype.compute), (rows,)) for h in g]
+        shape = x.layout.shape if g else x.layout.shape[:-1]
+        y = emit.empty(shape, dtype.compute)
+        words = [rows, n, x.layout.offset]
+        for h in (target, *g):
+            words += [h.layout.offset, *h.layout.strides]
+        emit.kernel("cross_entropy", words, [y], [x, target, *g], (which,))
+        return emit.cast(y, dtype)
+
+    return lower
+
+
+def _cross_entropy_slope_fallback(g, x, target):
     hit = one_hot(target, x.shape[-1], x.dtype)
     return e.multiply(e.subtract(softmax(x), hit), reshape(g, (*g.shape, 1)))
+
+
+def _cross_entropy_slope_reference(g, x, target):
+    hit = np.arange(x.shape[-1]) == target[..., None]
+    return (_softmax_reference(x, axis=-1) - hit) * g[..., None]
 
 
 def _cross_entropy_reference(x, target):
@@ -167,16 +261,57 @@ def _cross_entropy_reference(x, target):
     return -np.take_along_axis(logp, target[..., None].astype(int), -1)[..., 0]
 
 
+_LOGITS = [((5,), 3), ((2, 3), 7), ((4,), 1000), ((), 4)]
+
+_cross_entropy_slope = Op(
+    "cross_entropy_slope",
+    lambda g, x, target: Spec(x.shape, x.dtype),
+    reference=_cross_entropy_slope_reference,
+    cases=lambda rng: [
+        Case(
+            [rng.normal(size=s), rng.normal(size=(*s, c)), rng.integers(0, c, s)],
+            {},
+            ("float32", "float64"),
+        )
+        for s, c in _LOGITS
+    ],
+    fallback=_cross_entropy_slope_fallback,
+    lower=_lower_cross_entropy("slope"),
+    kernel="cross_entropy",
+    ulps=32,
+    doc="The gradient of cross_entropy by the logits.",
+)
+
 _cross_entropy = Op(
     "cross_entropy",
     _rows_rule,
-    grad=(_cross_entropy_grad, None),
+    grad=(lambda g, y, x, target: _cross_entropy_slope(g, x, target), None),
     reference=_cross_entropy_reference,
     cases=lambda rng: [
-        Case([rng.normal(size=(*s, c)), rng.integers(0, c, s)], {})
-        for s, c in [((5,), 3), ((2, 3), 7), ((4,), 1000)]
+        Case(
+            [rng.normal(size=(*s, c)), rng.integers(0, c, s)],
+            {},
+            ("float32", "float64"),
+        )
+        for s, c in _LOGITS
     ],
     fallback=_cross_entropy_fallback,
+    lower=_lower_cross_entropy("forward"),
+    kernel="cross_entropy",
+    bad=[
+        Bad(
+            [((2, 0), "float32"), ((2,), "int32")],
+            {},
+            ValueError,
+            r"cross_entropy: logits \(2, 0\) have no classes",
+        ),
+        Bad(
+            [((2, 3), "float32"), ((3,), "int32")],
+            {},
+            ValueError,
+            r"cross_entropy: logits \(2, 3\) need targets of shape \(2,\), not \(3,\)",
+        ),
+    ],
     ulps=32,
 )
 

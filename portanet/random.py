@@ -31,6 +31,7 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None):
+        self.states: dict[Device, Tensor] = {}
         self.manual_seed(
             int.from_bytes(os.urandom(8), "little") if seed is None else seed
         )
@@ -38,14 +39,23 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Start again from a seed: its lowest 64 bits are the key, the counter is 0."""
         self.seed = int(seed) & ((1 << 64) - 1)
-        self.states: dict[Device, Tensor] = {}
+        for device in self.states:
+            self._put(device, self._start())
         return self
+
+    def _start(self) -> list[int]:
+        return [self.seed & 0xFFFFFFFF, self.seed >> 32, 0, 0]
+
+    def _put(self, device: Device, words: list[int]) -> None:
+        """Assign a state: compiled functions hold its tensor, so it stays the same one."""
+        made = Tensor(arrays.from_numpy(np.array(words, np.uint32), uint32, device))
+        with no_grad():
+            self.states.setdefault(device, made).assign(made)
 
     def state(self, device: Device) -> Tensor:
         """key0, key1, counter_low, counter_high on a device: a tensor that draws assign."""
         if device not in self.states:
-            start = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32, 0, 0], np.uint32)
-            self.states[device] = Tensor(arrays.from_numpy(start, uint32, device))
+            self._put(device, self._start())
         return self.states[device]
 
     def get_state(self) -> dict[str, list[int]]:
@@ -54,11 +64,10 @@ class Generator:
 
     def set_state(self, states: dict[str, list[int]]) -> None:
         """Go back to what `get_state` gave."""
-        self.states = {}
-        for name, words in states.items():
-            device = get_device(name)
-            made = arrays.from_numpy(np.array(words, np.uint32), uint32, device)
-            self.states[device] = Tensor(made)
+        words = dict.fromkeys(self.states, self._start())
+        words |= {get_device(name): state for name, state in states.items()}
+        for device, state in words.items():
+            self._put(device, state)
 
     def bits(self, n: int, device: Device) -> Tensor:
         """The next n words; the counter moves on by ceil(n / 4)."""

@@ -256,6 +256,21 @@ def test_the_same_seed_gives_the_same_numbers(device):
     assert pn.rand(10, device=device).tolist() != a
 
 
+def test_a_seed_reaches_functions_that_are_compiled_already(device):
+    draw = pn.compile(lambda x: pn.nn.functional.dropout(x, 0.5))
+    x = pn.ones(64, device=device)
+    draw(x)
+    pn.manual_seed(6)
+    eager = pn.nn.functional.dropout(x, 0.5)
+    state = pn.random.default_generator.get_state()
+    later = pn.nn.functional.dropout(x, 0.5)
+    pn.manual_seed(6)
+    np.testing.assert_array_equal(draw(x).numpy(), eager.numpy())
+    draw(x)
+    pn.random.default_generator.set_state(state)
+    np.testing.assert_array_equal(draw(x).numpy(), later.numpy())
+
+
 def test_seeds_differ_in_each_of_their_64_bits():
     seeds = [0, 1, 1 << 31, 1 << 32, 1 << 63, -1]
     draws = {tuple(pn.rand(4, generator=pn.Generator(s)).tolist()) for s in seeds}

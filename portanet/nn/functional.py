@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..autograd import Tensor, no_grad
+from ..ops import attention as attending
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
 from ..ops import normalise
@@ -143,6 +144,7 @@ __all__ = [
     "prelu",
     "relu",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
@@ -280,3 +282,52 @@ def _follow(running: Tensor, new: Tensor, scale: float, momentum: Any) -> None:
         new = new if scale == 1.0 else e.multiply(new, scale)
         moved = normalise.running_average(running, new, momentum)
         running.assign(e.astype(moved, running.dtype))
+
+
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    generator: Generator | None = None,
+) -> Any:
+    """softmax(query @ key.T * scale + attn_mask) @ value, for each batch and head.
+
+    query: (..., heads, queries, width), key: (..., heads, keys, width), value: (..., heads,
+    keys, value width), of one floating dtype; the axes before the last two broadcast.
+    scale: 1 / sqrt(width) unless given. attn_mask: bool, True where a key is seen, or floats
+    that are added; it broadcasts to (..., heads, queries, keys). is_causal: query i sees
+    keys up to i, also beside an attn_mask. enable_gqa: each key head serves several
+    neighbouring query heads. dropout_p: the part of the weights set to 0, with no regard
+    to training or evaluation. A query that sees no key gives 0. Half precision is
+    computed in float32.
+
+    Memory grows with the length, forward and backward, also with dropout, whose mask is
+    drawn twice and never kept; only the gradient of an attn_mask, and gradients of
+    gradients, make all scores. Vaswani et al., NeurIPS 2017; Milakov & Gimelshein,
+    arXiv:1805.02867; Dao, arXiv:2307.08691.
+
+    >>> x = pn.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)[0]
+    tensor([1., 0.])
+    """
+    name = attending.NAME
+    check_probability(name, dropout_p)
+    if dropout_p == 1:
+        value, dropout_p = e.multiply(value, 0), 0.0
+    args = (query, key, value, attn_mask)
+    chosen: dict[str, Any] = {
+        "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa,
+    }  # fmt: skip
+    if not dropout_p:
+        return attending.attend(*args, **chosen)[0]
+    state = (generator or default_generator).state(query.device)
+    y, after = attending.attend(*args, state, dropout_p, **chosen)
+    with no_grad():
+        state.assign(after.detach())
+    return y

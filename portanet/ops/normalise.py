@@ -7,15 +7,17 @@ backward takes four launches and not a walk through each of them.
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import Any
 
 import numpy as np
 
 from .. import scalars as s
 from ..dtypes import float32
-from ..op import Bad, Case, Op, Spec
+from ..op import Bad, Case, Joint, Op, Spec
 from . import elementwise as e
-from .reduce import mean
+from .reduce import _sum, mean
 from .shape import as_shape, reshape
 
 # Statistics ------------------------------------------------------------------------------
@@ -187,6 +189,148 @@ def _floating(name: str, x: Any) -> None:
         raise TypeError(f"{name}: a floating dtype is needed, not {x.dtype.name}")
 
 
+# The kernels -----------------------------------------------------------------------------
+# Standardised, scaled and shifted at once; the gradients of x, weight and bias together.
+
+STRETCH = 32  # rows whose share in the gradients of weight and bias is summed in order
+
+
+def _norm_words(images: int, rows: int, n: int, eps: float, inputs) -> list[int]:
+    (bits,) = struct.unpack("q", struct.pack("d", eps))
+    return [images, rows, n, bits, STRETCH, *(h.layout.offset for h in inputs)]
+
+
+def _lower_layer_norm(emit, *xs, eps):
+    xs = [emit.contiguous(x) for x in xs]
+    x, n = xs[0].layout, xs[1].layout.size
+    y = emit.empty(x.shape, x.dtype)
+    words = _norm_words(1, x.size // n, n, eps, xs)
+    emit.kernel("normalise", words, [y], xs, ("rows",))
+    return y
+
+
+def _lower_layer_norm_slope(emit, *xs, eps):
+    xs = [emit.contiguous(x) for x in xs]
+    x, w = xs[1].layout, xs[2].layout
+    rows = x.size // w.size
+    y = emit.empty(x.shape, x.dtype)
+    parts = [emit.empty((-(-rows // STRETCH), *w.shape), x.dtype) for _ in range(2)]
+    words = _norm_words(1, rows, w.size, eps, xs)
+    emit.kernel("normalise", words, [y, *parts], xs, ("rows_slope",))
+    return y, *(_sum.lower(emit, p, axes=(0,)) for p in parts)  # type: ignore[misc]
+
+
+_layer_norm_slope = Op(
+    "layer_norm_slope",
+    lambda g, x, w, *, eps: (x, w, w),
+    lower=_lower_layer_norm_slope,
+    kernel="normalise",
+    listed=False,
+)
+
+
+def _layer_norm_rule(x: Spec, w: Spec, b: Spec, *, eps) -> Spec:
+    rank = len(w.shape)
+    if not rank or x.shape[-rank:] != w.shape or w != b or w.dtype is not x.dtype:
+        raise ValueError(f"layer_norm: weight {w} and bias {b} do not fit {x}")
+    if 0 in w.shape:
+        raise ValueError(f"layer_norm: the last axes of {x.shape} are empty")
+    return x
+
+
+def _last(x, w) -> tuple[int, ...]:
+    return tuple(range(len(x.shape) - len(w.shape), len(x.shape)))
+
+
+_layer_norm = Op(
+    "layer_norm",
+    _layer_norm_rule,
+    grad=Joint(
+        lambda needed, g, y, x, w, b, *, eps: _layer_norm_slope(g, x, w, eps=eps)
+    ),
+    reference=lambda x, w, b, *, eps: (
+        _standardize_reference(x, axes=_last(x, w), eps=eps) * w + b
+    ),
+    cases=lambda rng: [
+        Case(
+            [rng.normal(1, 2, (*lead, *n)), rng.normal(size=n), rng.normal(size=n)],
+            {"eps": 1e-5},
+            _FLOATS,
+        )
+        for lead, n in [((3,), (5,)), ((), (7,)), ((70, 2), (33,)), ((4,), (3, 600))]
+    ],
+    fallback=lambda x, w, b, *, eps: affine(
+        standardize(x, axes=_last(x, w), eps=eps), w, b
+    ),
+    lower=_lower_layer_norm,
+    kernel="normalise",
+    bad=[
+        Bad(
+            [((2, 3), "float32"), ((2,), "float32"), ((2,), "float32")], {"eps": 0.1},
+            ValueError, "layer_norm: weight .* do not fit",
+        )
+    ],
+    ulps=64,
+)  # fmt: skip
+
+
+def _batch_axes(x) -> tuple[int, ...]:
+    return (0, *range(2, len(x.shape)))
+
+
+def _lower_batch_norm_slope(emit, *xs, eps):
+    xs = [emit.contiguous(x) for x in xs]
+    x = xs[1].layout
+    images, channels = x.shape[:2]
+    y = emit.empty(x.shape, x.dtype)
+    parts = [emit.empty(xs[2].layout.shape, x.dtype) for _ in range(2)]
+    words = _norm_words(images, channels, math.prod(x.shape[2:]), eps, xs)
+    emit.kernel("normalise", words, [y, *parts], xs, ("channels_slope",))
+    return y, *parts
+
+
+def _batch_norm_slope_fallback(g, x, w, middle, var, *, eps):
+    axes = _batch_axes(x)
+    h = normalise_by(x, middle, var, eps=eps)
+    g_sum = _sum(g, axes=axes)
+    gh_sum = _sum(e.multiply(g, h), axes=axes)
+    count = math.prod(x.shape[a] for a in axes)
+    means = [e.multiply(reshape(t, middle.shape), 1 / count) for t in (g_sum, gh_sum)]
+    slope = e.multiply(_slope(g, h, var, *means, eps=eps), w)
+    return slope, reshape(gh_sum, w.shape), reshape(g_sum, w.shape)
+
+
+_batch_norm_slope = Op(
+    "batch_norm_slope",
+    lambda g, x, w, middle, var, *, eps: (x, w, w),
+    lower=_lower_batch_norm_slope,
+    fallback=_batch_norm_slope_fallback,
+    kernel="normalise",
+    listed=False,
+)
+
+
+def _batch_norm_grads(needed, g, y, x, w, b, middle, var, *, eps):
+    return *_batch_norm_slope(g, x, w, middle, var, eps=eps), None, None
+
+
+def _batch_norm_fallback(x, w, b, middle, var, *, eps):
+    return affine(standardize_by(x, middle, var, _batch_axes(x), eps), w, b)
+
+
+# Its inputs are not independent, so it is tested through `batch_norm`.
+_batch_norm = Op(
+    "batch_norm",
+    lambda x, w, b, middle, var, *, eps: x,
+    grad=Joint(_batch_norm_grads),
+    formula=lambda x, w, b, middle, var, *, eps: (
+        (x - middle) * s.rsqrt(var + eps) * w + b
+    ),
+    casts=lambda *ts, **static: [ts[0].compute] * 5,
+    fallback=_batch_norm_fallback,
+    listed=False,
+)
+
 # Layer norm ------------------------------------------------------------------------------
 
 
@@ -214,8 +358,12 @@ def layer_norm(
     for what, w in (("weight", weight), ("bias", bias)):
         if w is not None and tuple(w.shape) != sizes:
             raise ValueError(f"{name}: {what} is {w.shape}, {sizes} is needed")
+    wide = _wide(x)
+    if weight is not None and bias is not None:
+        vectors = (e.astype(v, wide.dtype) for v in (weight, bias))
+        return e.astype(_layer_norm(wide, *vectors, eps=float(eps)), x.dtype)
     axes = tuple(range(len(x.shape) - len(sizes), len(x.shape)))
-    y = standardize(_wide(x), axes=axes, eps=float(eps))
+    y = standardize(wide, axes=axes, eps=float(eps))
     return e.astype(_scaled(y, weight, bias), x.dtype)
 
 
@@ -272,9 +420,13 @@ def batch_norm(
     """
     rank = len(x.shape)
     _check_channels(name, x, weight=weight, bias=bias)
+    if of_batch and weight is not None and bias is not None:
+        wide = _wide(x)
+        vectors = (_per_channel(e.astype(v, wide.dtype), rank) for v in (weight, bias))
+        y = _batch_norm(wide, *vectors, middle, var, eps=float(eps))
+        return e.astype(y, x.dtype)
     if of_batch:
-        axes = (0, *range(2, rank))
-        y = standardize_by(_wide(x), middle, var, axes, eps)
+        y = standardize_by(_wide(x), middle, var, _batch_axes(x), eps)
     else:
         _check_channels(name, x, mean=middle, var=var)
         middle, var = (_per_channel(v, rank) for v in (middle, var))

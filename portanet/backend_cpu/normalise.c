@@ -1,0 +1,163 @@
+// Normalisation and its gradients. Over rows, with mean and var those of row r and
+// h = (x - mean) / sqrt(var + eps):
+//
+// rows        y = h w + b
+// rows_slope  with p = g w:  y = (p - mean p - h mean(p h)) / sqrt(var + eps); also the
+//             sums of g h and of g over each STRETCH rows, (stretches, n)
+//
+// Over channels of x (images, channels, n), with mean and var given:
+//
+// channels_slope  y = w (g - mean g - h mean(g h)) / sqrt(var + eps), the means over images
+//                 and n; also the sums of g h and of g of each channel
+//
+// words: images, rows or channels, n, eps (the bits of a float64), STRETCH, then the offset
+//        of each input. All contiguous, of one floating dtype. Inputs: x, w, b for rows;
+//        g, x, w for rows_slope; g, x, w, mean, var for channels_slope.
+#include "rows.h"
+
+typedef struct {
+    const pn_args *args;
+    int64_t images, rows, n, stretch;
+    double eps;
+    bool out_of_memory;
+} norm;
+
+#define DEFINE_NORM(T, S)                                                              \
+    static const T *input_##S(const norm *q, int k, int outputs) {                     \
+        return (const T *)q->args->buffers[outputs + k] + q->args->words[5 + k];       \
+    }                                                                                  \
+                                                                                       \
+    static void moments_##S(const norm *q, const T *x, T *mean, T *scale) {            \
+        *mean = (T)(sum_##S(x, q->n) / (double)q->n);                                  \
+        double var = spread_##S(x, *mean, q->n) / (double)q->n;                        \
+        *scale = (T)(1 / sqrt(var + q->eps));                                          \
+    }                                                                                  \
+                                                                                       \
+    static void rows_##S(void *context, int64_t begin, int64_t end) {                  \
+        const norm *q = context;                                                       \
+        const T *w = input_##S(q, 1, 1), *b = input_##S(q, 2, 1);                      \
+        for (int64_t row = begin; row < end; row++) {                                  \
+            const T *x = input_##S(q, 0, 1) + row * q->n;                              \
+            T *restrict y = (T *)q->args->buffers[0] + row * q->n, mean, scale;        \
+            moments_##S(q, x, &mean, &scale);                                          \
+            for (int64_t i = 0; i < q->n; i++)                                         \
+                y[i] = (x[i] - mean) * scale * w[i] + b[i];                            \
+        }                                                                              \
+    }                                                                                  \
+                                                                                       \
+    static void row_slope_##S(const norm *q, int64_t row, T *restrict h,               \
+                              T *restrict w_sum, T *restrict b_sum) {                  \
+        int64_t n = q->n;                                                              \
+        const T *g = input_##S(q, 0, 3) + row * n, *x = input_##S(q, 1, 3) + row * n;  \
+        const T *w = input_##S(q, 2, 3);                                               \
+        T *restrict y = (T *)q->args->buffers[0] + row * n, mean, scale;               \
+        moments_##S(q, x, &mean, &scale);                                              \
+        for (int64_t i = 0; i < n; i++) {                                              \
+            h[i] = (x[i] - mean) * scale;                                              \
+            y[i] = g[i] * w[i];                                                        \
+            w_sum[i] += g[i] * h[i];                                                   \
+            b_sum[i] += g[i];                                                          \
+        }                                                                              \
+        T p_mean = (T)(sum_##S(y, n) / (double)n);                                     \
+        T ph_mean = (T)(dot_##S(y, h, n) / (double)n);                                 \
+        for (int64_t i = 0; i < n; i++)                                                \
+            y[i] = (y[i] - p_mean - h[i] * ph_mean) * scale;                           \
+    }                                                                                  \
+                                                                                       \
+    static void rows_slope_##S(void *context, int64_t begin, int64_t end) {            \
+        norm *q = context;                                                             \
+        int64_t n = q->n, nbytes = n * (int64_t)sizeof(T);                             \
+        T *h = pn_alloc(nbytes);                                                       \
+        if (!h) {                                                                      \
+            q->out_of_memory = true;                                                   \
+            return;                                                                    \
+        }                                                                              \
+        for (int64_t s = begin; s < end; s++) {                                        \
+            T *w_sum = (T *)q->args->buffers[1] + s * n;                               \
+            T *b_sum = (T *)q->args->buffers[2] + s * n;                               \
+            memset(w_sum, 0, (size_t)nbytes);                                          \
+            memset(b_sum, 0, (size_t)nbytes);                                          \
+            for (int64_t k = 0; k < q->stretch && s * q->stretch + k < q->rows; k++)   \
+                row_slope_##S(q, s * q->stretch + k, h, w_sum, b_sum);                 \
+        }                                                                              \
+        pn_free(h, nbytes);                                                            \
+    }                                                                                  \
+                                                                                       \
+    /* Sums of g and of g (x - mean) over a channel. Vectors run on from image to      \
+       image, and are added up every BLOCK elements. */                                \
+    static void channel_sums_##S(const norm *q, int64_t channel, T mean,               \
+                                 double *g_sum, double *gx_sum) {                      \
+        const int64_t lanes = sizeof(vec_##S) / sizeof(T);                             \
+        vec_##S g_part = {0}, gx_part = {0};                                           \
+        int64_t held = 0;                                                              \
+        *g_sum = *gx_sum = 0;                                                          \
+        for (int64_t m = 0; m < q->images; m++) {                                      \
+            int64_t at = (m * q->rows + channel) * q->n, i = 0;                        \
+            const T *g = input_##S(q, 0, 3) + at, *x = input_##S(q, 1, 3) + at;        \
+            T g_rest = 0, gx_rest = 0;                                                 \
+            for (; i + lanes <= q->n; i += lanes, held += lanes) {                     \
+                if (held >= BLOCK) {                                                   \
+                    for (int64_t l = 0; l < lanes; l++) {                              \
+                        *g_sum += g_part[l];                                           \
+                        *gx_sum += gx_part[l];                                         \
+                    }                                                                  \
+                    g_part = gx_part = (vec_##S){0};                                   \
+                    held = 0;                                                          \
+                }                                                                      \
+                g_part += VECTOR_AT_##S(g);                                            \
+                gx_part += VECTOR_AT_##S(g) * (VECTOR_AT_##S(x) - mean);               \
+            }                                                                          \
+            for (; i < q->n; i++) {                                                    \
+                g_rest += g[i];                                                        \
+                gx_rest += g[i] * (x[i] - mean);                                       \
+            }                                                                          \
+            *g_sum += g_rest;                                                          \
+            *gx_sum += gx_rest;                                                        \
+        }                                                                              \
+        for (int64_t l = 0; l < lanes; l++) {                                          \
+            *g_sum += g_part[l];                                                       \
+            *gx_sum += gx_part[l];                                                     \
+        }                                                                              \
+    }                                                                                  \
+                                                                                       \
+    static void channels_slope_##S(void *context, int64_t begin, int64_t end) {        \
+        const norm *q = context;                                                       \
+        double count = (double)q->images * (double)q->n, g_sum, gx_sum;                \
+        for (int64_t c = begin; c < end; c++) {                                        \
+            T mean = input_##S(q, 3, 3)[c];                                            \
+            double scale = 1 / sqrt((double)input_##S(q, 4, 3)[c] + q->eps);           \
+            channel_sums_##S(q, c, mean, &g_sum, &gx_sum);                             \
+            ((T *)q->args->buffers[1])[c] = (T)(gx_sum * scale);                       \
+            ((T *)q->args->buffers[2])[c] = (T)g_sum;                                  \
+            T g_mean = (T)(g_sum / count), slope = (T)(gx_sum * scale * scale / count); \
+            T factor = (T)((double)input_##S(q, 2, 3)[c] * scale);                     \
+            for (int64_t m = 0; m < q->images; m++) {                                  \
+                int64_t at = (m * q->rows + c) * q->n;                                 \
+                const T *g = input_##S(q, 0, 3) + at, *x = input_##S(q, 1, 3) + at;    \
+                T *restrict y = (T *)q->args->buffers[0] + at;                         \
+                for (int64_t i = 0; i < q->n; i++)                                     \
+                    y[i] = (g[i] - g_mean - (x[i] - mean) * slope) * factor;           \
+            }                                                                          \
+        }                                                                              \
+    }
+
+DEFINE_NORM(float, f32)
+DEFINE_NORM(double, f64)
+
+void PN_KERNEL(normalise)(const pn_args *args) {
+    const int64_t *w = args->words;
+    norm q = {.args = args, .images = w[0], .rows = w[1], .n = w[2], .stretch = w[4]};
+    memcpy(&q.eps, w + 3, sizeof q.eps);
+    bool is_double = args->dtypes[0] == PN_FLOAT64;
+    int64_t pieces = q.rows, each = q.n * q.images;
+    pn_range_fn run = is_double ? rows_f64 : rows_f32;
+    if (!strcmp(args->options[0], "channels_slope")) {
+        run = is_double ? channels_slope_f64 : channels_slope_f32;
+    } else if (!strcmp(args->options[0], "rows_slope")) {
+        run = is_double ? rows_slope_f64 : rows_slope_f32;
+        pieces = (q.rows + q.stretch - 1) / q.stretch, each *= q.stretch;
+    }
+    if (pieces * each == 0) return;
+    pn_parallel_for(pieces, PIECE / each + 1, run, &q);
+    if (q.out_of_memory) pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);
+}

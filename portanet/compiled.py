@@ -21,6 +21,7 @@ from .compiler import draw, explain
 from .compiler.graph import lower
 from .compiler.lazy import Lazy, TraceError, Tracer
 from .compiler.plan import Plan, optimise
+from .compiler.reuse import Target
 
 
 def flatten(value: Any, leaves: list[Tensor]) -> Any:
@@ -36,6 +37,7 @@ def flatten(value: Any, leaves: list[Tensor]) -> Any:
 
 
 _LEAF = "tensor"
+_TENSORS = {Tensor}
 
 
 class _Static:
@@ -126,7 +128,9 @@ class Trace:
         # Gradients: what each leaf had before (for the guard), and has afterwards.
         self.grads = [(leaf, start is None) for leaf, start, _ in grads]
         self.cleared = [
-            leaf for leaf, start, end in grads if end is None and start is not None
+            (setattr, leaf, "grad", None)
+            for leaf, start, end in grads
+            if end is None and start is not None
         ]
         self.graded = []
         for leaf, _, end in grads:
@@ -135,7 +139,9 @@ class Trace:
                 ends.append(end.value)
         self._settle(tracer)
         self.modules = list(tracer.modules.values())
-        self.handles = [(t, t.node is not None) for t, _ in tracer.states.values()]
+        self.handles = [(t, t.node is None) for t, _ in tracer.states.values()]
+        found = (self.grads, self.modules, self.handles)
+        self.seen = [[now for _, now in pairs] for pairs in found]
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
         replaced = {
@@ -143,7 +149,11 @@ class Trace:
             for k, t in enumerate(self.assigned)
         }
         optimise(graph, replaced, self.memory_limit)
-        self.plan = Plan(graph, replaced)
+        targets = {
+            self.count + k: Target(t, "value") for k, t in enumerate(self.assigned)
+        }
+        targets |= {i: Target(leaf, "grad", Tensor) for leaf, i in self.graded}
+        self.plan = Plan(graph, replaced, targets)
 
     def _settle(self, tracer: Tracer) -> None:
         """Assigned states in the layout that each replay leaves them in."""
@@ -156,16 +166,13 @@ class Trace:
 
     def fits(self) -> bool:
         """Whether what the trace took for granted still holds."""
-        for leaf, was_none in self.grads:
-            if (leaf.grad is None) is not was_none:
-                return False
-        for module, training in self.modules:
-            if module.training is not training:
-                return False
-        for t, requires in self.handles:
-            if (t.node is not None) is not requires:
-                return False
-        return all(get().layout is seen for _, get, seen in self.plan.states)
+        seen = self.seen  # lists, since comparing two is fast
+        return (
+            [leaf.grad is None for leaf, _ in self.grads] == seen[0]
+            and [module.training for module, _ in self.modules] == seen[1]
+            and [t.node is None for t, _ in self.handles] == seen[2]
+            and self.plan.fits()
+        )
 
     def snapshot(self) -> list[Any]:
         """The values of all assigned states and gradients, to go back to."""
@@ -183,15 +190,8 @@ class Trace:
 
     def replay(self, tensors: list[Tensor]) -> Any:
         """Run the plan and assign what the function assigned, all of it or nothing."""
-        made = self.plan.run(tensors, self._assignments)
-        return unflatten(self.structure, iter([Tensor(v) for v in made[: self.count]]))
-
-    def _assignments(self, made: list[Array]) -> list[tuple]:
-        values = zip(self.assigned, made[self.count :], strict=False)
-        calls: list[tuple] = [(setattr, t, "value", value) for t, value in values]
-        calls += [(setattr, leaf, "grad", None) for leaf in self.cleared]
-        calls += [(setattr, leaf, "grad", Tensor(made[i])) for leaf, i in self.graded]
-        return calls
+        made = self.plan.run(tensors, self.count, self.cleared)
+        return unflatten(self.structure, map(Tensor, made))
 
 
 def _check_history(results: list[Tensor]) -> None:
@@ -234,7 +234,10 @@ class Compiled:
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         tensors: list[Tensor] = []
-        structure = flatten((args, kwargs), tensors)
+        if not kwargs and set(map(type, args)) == _TENSORS:  # mostly, and faster
+            structure, tensors = "tensors", list(args)
+        else:
+            structure = flatten((args, kwargs), tensors)
         layouts = [t.value.layout for t in tensors]
         key = (structure, *layouts, mode.enabled, chosen())
         known = self.traces.get(key, ())

@@ -28,6 +28,7 @@ enum { MAX_BUFFERS = 64 };
 
 static PyTypeObject *buffer_type, *launch_type, *sequence_type;
 static PyObject *gc_collect;
+static PyObject *name_buffer, *name_grad, *name_layout, *name_value;
 static int level;                    // position in pn_levels
 static int64_t live_after_collect;
 
@@ -515,6 +516,54 @@ static PyType_Spec sequence_spec = {
     "portanet._c.Sequence", sizeof(Sequence), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, sequence_slots};
 
+// ---- Memory of old values, for replays; portanet/compiler/reuse.py says what is what.
+
+// The buffer of an old value, a new reference; NULL, perhaps with an error, where somebody
+// else holds the value too, or its layout is not the one wanted.
+static PyObject *free_buffer(PyObject *old) {
+    PyObject *x = PyTuple_GetItem(old, 1);  // the owner
+    long refs = PyLong_AsLong(PyTuple_GetItem(old, 3));
+    if (PyTuple_GetItem(old, 2) == Py_True) {
+        PyObject *tensor = PyObject_GetAttr(x, name_grad);
+        int alone = tensor && tensor != Py_None && Py_REFCNT(tensor) == 2;
+        x = alone ? PyObject_GetAttr(tensor, name_value) : NULL;
+        Py_XDECREF(tensor);
+    } else {
+        x = PyObject_GetAttr(x, name_value);
+    }
+    if (!x) return NULL;
+    PyObject *buffer = NULL, *layout = NULL;
+    if (Py_REFCNT(x) == 2) buffer = PyObject_GetAttr(x, name_buffer);
+    if (buffer) layout = PyObject_GetAttr(x, name_layout);
+    if (layout != PyTuple_GetItem(old, 4) || Py_REFCNT(buffer) != refs + 1)
+        Py_CLEAR(buffer);
+    Py_XDECREF(layout);
+    Py_DECREF(x);
+    return buffer;
+}
+
+// take(olds, buffers)
+static PyObject *take(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *olds, *buffers;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &olds, &PyList_Type, &buffers))
+        return NULL;
+    PyObject *held = PyList_New(0);
+    for (Py_ssize_t k = 0; held && k < PyTuple_Size(olds); k++) {
+        PyObject *old = PyTuple_GetItem(olds, k), *buffer = NULL;
+        if (PyTuple_Size(old) == 5) buffer = free_buffer(old);
+        if (buffer) {
+            Py_ssize_t slot = PyLong_AsSsize_t(PyTuple_GetItem(old, 0));
+            if (PyList_SetItem(buffers, slot, buffer) < 0) Py_CLEAR(held);
+            continue;
+        }
+        PyObject *number = PyErr_Occurred() ? NULL : PyLong_FromSsize_t(k);
+        if (!number || PyList_Append(held, number) < 0) Py_CLEAR(held);
+        Py_XDECREF(number);
+    }
+    return held;
+}
+
 // ---- The module
 
 static PyObject *memory(PyObject *module, PyObject *unused) {
@@ -571,6 +620,8 @@ static PyMethodDef methods[] = {
      "launch(kernel, words, dtypes, options, code, label): a Launch."},
     {"sequence", make_sequence, METH_VARARGS,
      "sequence(steps, buffers): launches in order, each with the slots of its buffers"},
+    {"take", take, METH_VARARGS,
+     "take(olds, buffers): see portanet.compiler.reuse.take, which it does in C."},
     {"memory", memory, METH_NOARGS, "Bytes used, reserved and used at the peak."},
     {"trim", trim, METH_NOARGS, "Gives the pool's free blocks back to the system."},
     {"num_threads", num_threads, METH_NOARGS, "Threads that a kernel may use."},
@@ -623,6 +674,11 @@ static int execute(PyObject *module) {
     if (!gc) return -1;
     gc_collect = PyObject_GetAttrString(gc, "collect");
     Py_DECREF(gc);
+    name_buffer = PyUnicode_InternFromString("buffer");
+    name_grad = PyUnicode_InternFromString("grad");
+    name_layout = PyUnicode_InternFromString("layout");
+    name_value = PyUnicode_InternFromString("value");
+    if (!name_buffer || !name_grad || !name_layout || !name_value) return -1;
     buffer_type = (PyTypeObject *)PyType_FromSpec(&buffer_spec);
     launch_type = (PyTypeObject *)PyType_FromSpec(&launch_spec);
     sequence_type = (PyTypeObject *)PyType_FromSpec(&sequence_spec);

@@ -47,6 +47,7 @@ class Source:
     layout: Layout | None  # the array's, when it was traced
     index: int = -1
     number: Any = None  # of a constant that is one number
+    owner: Any = None  # of a state: the tensor, or the leaf whose gradient it is
 
 
 @dataclass(eq=False, slots=True)
@@ -132,8 +133,10 @@ class Tracer:
     _numbers: dict[Any, Lazy] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict)
 
-    def _source(self, kind: str, get: Any, x: Array, index=-1, number=None) -> Lazy:
-        source = Source(kind, get, x.layout, index, number)
+    def _source(
+        self, kind: str, get: Any, x: Array, index=-1, number=None, owner=None
+    ) -> Lazy:
+        source = Source(kind, get, x.layout, index, number, owner)
         made = Lazy(self, Spec(x.shape, x.dtype), x.device, source)
         self.sources.append((source, made))
         return made
@@ -149,7 +152,7 @@ class Tracer:
             return value
         known = self.states.get(id(tensor))
         if known is None:
-            made = self._source("state", lambda: tensor.value, value)
+            made = self._source("state", lambda: tensor.value, value, owner=tensor)
             known = self.states[id(tensor)] = (tensor, made)
         return known[1]
 
@@ -163,7 +166,7 @@ class Tracer:
             return self.lift(grad.value)
         if type(grad.value) is Lazy:
             return grad.value
-        return self._source("state", lambda: leaf.grad.value, grad.value)
+        return self._source("state", lambda: leaf.grad.value, grad.value, owner=leaf)
 
     def look_at_grad(self, leaf: Any) -> None:
         """Remember what the gradient of a leaf was when it was first touched."""

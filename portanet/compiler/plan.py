@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import operator
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
@@ -15,6 +14,8 @@ from ..program import Program
 from . import fold, fuse, hoist, inline, lengthen, memory, order, recompute, regions
 from . import share, turn, unturn
 from .graph import Graph, program_of
+from .lazy import Source
+from .reuse import Old, Target, take
 
 
 def optimise(
@@ -64,21 +65,17 @@ def new_for_old(graph: Graph, replaced: dict[int, Any]) -> dict[int, int]:
     }
 
 
-def exclusive(x: Array) -> Any:
-    """The buffer of a state's array, if the state alone holds it, else None."""
-    buffer = x.buffer
-    # The array: its tensor, the argument here, getrefcount's own. The buffer: its array, the
-    # replay's list of buffers (once: not seen through another array), the local name,
-    # getrefcount's own.
-    alone = sys.getrefcount(x) <= 3 and sys.getrefcount(buffer) <= 4
-    return buffer if alone else None
-
-
 class Plan:
     """What a traced function has become. Call `run(arguments)` with the tensors."""
 
-    def __init__(self, graph: Graph, replaced: dict[int, Any] | None = None):
-        """`replaced`: number of a result -> the source of the state that it is assigned to."""
+    def __init__(
+        self,
+        graph: Graph,
+        replaced: dict[int, Any] | None = None,
+        targets: Mapping[int, Target] | None = None,
+    ):
+        """`replaced`: number of a result -> the source of the state that it is assigned to;
+        `targets`: number of a result -> where it is assigned."""
         backend = graph.device.backend
         self.graph, self.backend = graph, backend
         self.memory = memory.plan(graph)
@@ -95,26 +92,40 @@ class Plan:
         for slot, block in self.memory.block_of.items():
             self.fixed[slot] = blocks[block]
         self.arguments: list[tuple[int, int]] = []  # slot, number of the argument
-        self.states: list[
-            tuple[int, Callable, Any]
-        ] = []  # slot, where it is, its layout
+        # What is read anew: states by their tensors, the rest by a call.
+        self.tensors: list[tuple[int, Any]] = []  # slot, tensor
+        self.seen: list[Any] = []  # their layouts
+        self.others: list[tuple[int, Callable, Any]] = []  # slot, call, layout
         for i, slot in enumerate(graph.slots):
-            if slot.source is None:
-                continue
-            if slot.source.kind == "argument":
-                self.arguments.append((i, slot.source.index))
-            elif slot.source.kind == "constant":
-                self.fixed[i] = slot.source.get().buffer  # type: ignore[misc]
-            else:
-                self.states.append((i, slot.source.get, slot.source.layout))  # type: ignore[arg-type]
+            if slot.source is not None:
+                self._add_source(i, slot.source)
         self.made = [h.slot for h in graph.results]
         self.sizes = [graph.slots[h.slot].nbytes for h in graph.results]
         self.layouts = [h.layout for h in graph.results]
+        self.targets = dict(targets or {})
         self.shared = self._find_shared(replaced or {})
+        # Results whose memory is that of the values that they replace, where it is free.
+        self.kept = [i for i in self.targets if self._keeps(i)]
+        self.olds = tuple(map(self._old, self.kept))
+        self.take = getattr(backend, "take", take)
+        # Results, by number, that are always written to new memory, and their slots.
+        self.fresh = {i: slot for i, slot in enumerate(self.made) if i not in self.kept}
         sequence = getattr(backend, "sequence", None)
         self.play = (
             sequence(self.launches, len(graph.slots)) if sequence else self._play
         )
+
+    def _add_source(self, slot: int, source: Source) -> None:
+        get: Any = source.get
+        if source.kind == "argument":
+            self.arguments.append((slot, source.index))
+        elif source.kind == "constant":
+            self.fixed[slot] = get().buffer
+        elif hasattr(source.owner, "value"):
+            self.tensors.append((slot, source.owner))
+            self.seen.append(source.layout)
+        else:
+            self.others.append((slot, get, source.layout))
 
     @property
     def peak(self) -> int:
@@ -123,10 +134,32 @@ class Plan:
         fresh = [n for i, n in enumerate(self.sizes) if i not in self.shared]
         return self.memory.nbytes + sum(fresh)
 
-    def _find_shared(self, replaced: dict[int, Any]) -> dict[int, Callable]:
-        """Result -> where its state is, for those that may be written in place."""
+    def _find_shared(self, replaced: dict[int, Any]) -> dict[int, Source]:
+        """Result -> its state, for those that may be written in place."""
         safe = _written_in_place(self.graph, new_for_old(self.graph, replaced))
-        return {i: source.get for i, source in replaced.items() if self.made[i] in safe}
+        return {i: s for i, s in replaced.items() if self.made[i] in safe}
+
+    def _keeps(self, i: int) -> bool:
+        """Whether a result may be written over what it replaces: a state of `shared`, or a
+        gradient that is not read."""
+        owner, attribute, _ = self.targets[i]
+        if i in self.shared or attribute == "value":
+            return i in self.shared
+        able = getattr(self.backend, "writes_in_place", False)
+        return able and all(
+            s.source is None or s.source.owner is not owner for s in self.graph.slots
+        )
+
+    def _old(self, i: int) -> Old:
+        owner, attribute, _ = self.targets[i]
+        refs = 2 if i in self.shared else 1
+        return Old(self.made[i], owner, attribute == "grad", refs, self.layouts[i])
+
+    def fits(self) -> bool:
+        """Whether the states have the layouts that they had."""
+        seen = [t.value.layout for _, t in self.tensors]
+        others = all(get().layout is seen for _, get, seen in self.others)
+        return seen == self.seen and others
 
     def _play(self, buffers: Sequence[Any]) -> None:
         for launch, slots in self.launches:
@@ -143,29 +176,38 @@ class Plan:
         buffers = list(self.fixed)
         for slot, index in self.arguments:
             buffers[slot] = arguments[index].value.buffer
-        for slot, get, _ in self.states:
+        for slot, tensor in self.tensors:
+            buffers[slot] = tensor.value.buffer
+        for slot, get, _ in self.others:
             buffers[slot] = get().buffer
         return buffers
 
     def run(
-        self, arguments: Sequence[Any], then: Callable | None = None
+        self, arguments: Sequence[Any], count: int, calls: Sequence[tuple] = ()
     ) -> list[Array]:
-        """Play the launches; the results are fresh arrays.
+        """Play the launches and assign to the targets; the first `count` results, which
+        have none.
 
-        then(results): calls (function, *arguments) that follow the launches, all or none:
-        one call into C makes them, so no signal gets in between.
+        The launches, the assignments and `calls` (function, *arguments) are all made or
+        none: one call into C makes them, so no signal gets in between.
         """
-        alloc = self.backend.alloc
         with self.lock:
             buffers = self._buffers(arguments)
-            for i, slot in enumerate(self.made):
-                get = self.shared.get(i)
-                buffer = None if get is None else exclusive(get())
-                buffers[slot] = alloc(self.sizes[i]) if buffer is None else buffer
-            made = [
-                Array(buffers[slot], seen)
-                for slot, seen in zip(self.made, self.layouts, strict=True)
-            ]
-            calls = [(self.play, buffers), *(then(made) if then else ())]
-            deque(starmap(operator.call, calls), maxlen=0)
-        return made
+            fresh = self.fresh
+            if held := self.take(self.olds, buffers):
+                fresh = fresh | {self.kept[k]: self.olds[k].slot for k in held}
+            alloc = self.backend.alloc
+            for i, slot in fresh.items():
+                buffers[slot] = alloc(self.sizes[i])
+            made = {
+                i: Array(buffers[slot], self.layouts[i]) for i, slot in fresh.items()
+            }
+            todo: list[tuple] = [(self.play, buffers)]
+            for i, value in made.items():
+                if i >= count:
+                    owner, attribute, wrap = self.targets[i]
+                    todo.append(
+                        (setattr, owner, attribute, wrap(value) if wrap else value)
+                    )
+            deque(starmap(operator.call, [*todo, *calls]), maxlen=0)
+        return [made[i] for i in range(count)]

@@ -22,7 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
     "info": (".info", "the devices of this machine: which work, and why others don't"),
     "doctor": ("..doctor", "what is wrong here, and the one command that cures it"),
-    "demo": (".demo", "train a classifier of handwritten digits on every device"),
+    "demo": (".demo", "train a digits classifier on every device, or run another demo"),
     "classify": (".classify", "read a digit with a model that the demo saved"),
     "show": (".show", "the WGSL or C that an operator becomes"),
     "bench": (".bench", "time operators and a training step on every device"),

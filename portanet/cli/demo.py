@@ -2,6 +2,9 @@
 
 The same seed gives the same weights and batches everywhere, so the losses must agree. The
 curves and the model are saved; `portanet classify` reads digits with it.
+
+With a NAME, run that demo instead: `portanet demo --list` names them, and what follows the
+name is for the demo (`portanet demo NAME --help`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import digits
+from . import digits, gallery
 from .messages import CommandError, extra, print_table
 
 EPOCHS = 30
@@ -22,6 +25,11 @@ AGREE = 1e-3  # two devices' losses at every step, at EPOCHS epochs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a demo to run")
+    parser.add_argument(
+        "rest", metavar="...", nargs=argparse.REMAINDER, help="its arguments"
+    )
+    parser.add_argument("--list", action="store_true", help="name the demos")
     parser.add_argument(
         "--device",
         default="all",
@@ -48,8 +56,12 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        return gallery.show()
     for needed in ("rich", "matplotlib", "sklearn"):
         extra(needed)
+    if arguments.name is not None:
+        return gallery.play(arguments.name, arguments.rest)
     data = digits.load()
     devices = _devices(arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -213,8 +213,10 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
                 f"{op.name}: tensors are on {device} and {a.device}; "
                 f'move one with .to("{device}")'
             )
-    result = op.rule(*(Spec(a.shape, a.dtype) for a in args), **static)
-    if op.formula is None and _uses_fallback(op, device):
+    given = [Spec(a.shape, a.dtype) for a in args]
+    result = op.rule(*given, **static)
+    is_formula = op.takes_formula(device, given, static)
+    if not is_formula and uses_fallback(op, device):
         fallback: Any = op.fallback
         plan = _plans[key] = lambda args: fallback(*args, **static)
         return plan
@@ -227,7 +229,7 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
     for spec in specs:
         check_dtype(spec.dtype, device, op.name)
     emit = Emitter(device, op.name, [a.layout for a in args])
-    if op.formula is not None:
+    if is_formula:
         ends = emit.formula(op, emit.inputs, specs, static)
     else:
         ends = op.lower(emit, *emit.inputs, **static)  # type: ignore[misc]
@@ -240,7 +242,8 @@ def _prepare(key, op: Op, args: Sequence[Array], static: dict[str, Any]):
     return plan
 
 
-def _uses_fallback(op: Op, device: Device) -> bool:
+def uses_fallback(op: Op, device: Device) -> bool:
+    """Whether a call that takes no formula runs as other operators."""
     if op.lower is None:
         return True
     if op.fallback is None or op.kernel is None:
@@ -253,9 +256,10 @@ def elementwise_program(
     expression: scalars.Expression,
     outputs: Sequence[Handle],
     inputs: Sequence[Handle],
+    row: int = 0,
 ) -> tuple[Program, list[int]]:
     """The program of an expression between these buffers, and its words; inputs broadcast
-    to the shape of the outputs."""
+    to the shape of the outputs. `row`: elements of a row, where the expression has rows."""
     shape = outputs[0].layout.shape
     layouts = [h.layout for h in outputs]
     layouts += [h.layout.expanded(shape) for h in inputs]
@@ -267,6 +271,9 @@ def elementwise_program(
         words += sizes
         for mode, s in zip(modes, strides, strict=True):
             words += s if mode == "v" else ()
+    if expression.has_rows:
+        assert row and words[0] % row == 0, (label, words[0], row)
+        words.append(row)
     made, read = (tuple(h.layout.dtype for h in hs) for hs in (outputs, inputs))
     program = Program(
         "elementwise", made, read, (), expression, modes, rank, label=label
@@ -320,15 +327,19 @@ class Emitter:
             tuple(static.items()),
         )
         outputs = [self.empty(s.shape, s.dtype) for s in specs]
-        self.elementwise(expression, outputs, inputs)
+        given = [Spec(h.layout.shape, h.layout.dtype) for h in inputs]
+        row = op.row(*given, **static) if op.row else 0
+        self.elementwise(expression, outputs, inputs, row)
         return outputs
 
-    def elementwise(self, expression, outputs, inputs) -> None:
+    def elementwise(self, expression, outputs, inputs, row: int = 0) -> None:
         """One launch of an expression; inputs broadcast to the shape of the outputs."""
         shape = outputs[0].layout.shape
         if 0 in shape:
             return
-        program, words = elementwise_program(self.label, expression, outputs, inputs)
+        program, words = elementwise_program(
+            self.label, expression, outputs, inputs, row
+        )
         self.launch(program, words, outputs, inputs)
 
     def copy(self, x: Handle, into: Handle) -> None:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from .dtypes import Dtype, promote, scalar_dtype
 
 OPS: dict[str, Op] = {}
+LONGEST_ROW = (
+    1 << 14
+)  # that a formula sums: what stays in a cache while it is read again
 
 
 class Spec(NamedTuple):
@@ -67,6 +70,8 @@ class Op:
         fallback(*xs, **static): the same in other operators. With a `lower` beside it, it is
             the path of a backend without `kernel`, the gradient, and the kernel's oracle.
     casts(*dtypes, **static) -> the compute type of each input of a formula.
+    row(*specs, **static) -> of a formula that sums rows (scalars.ROWS), how many elements a
+        row has; 0 where the elements of a row don't follow each other. Needs a fallback.
     ulps: the bound of the error against the reference, in ulps of the result's magnitude.
     """
 
@@ -79,6 +84,7 @@ class Op:
     lower: Callable | None = None
     fallback: Callable | None = None
     casts: Callable[..., Sequence[Dtype]] | None = None
+    row: Callable[..., int] | None = None
     kernel: str | None = None
     bad: Sequence[Bad] = ()
     ulps: float = 4.0
@@ -92,6 +98,13 @@ class Op:
             OPS[self.name] = self
         self.__doc__ = self.doc
         self.__name__ = self.name
+
+    def takes_formula(self, device: Any, specs: Sequence[Spec], static: dict) -> bool:
+        """Whether a call runs the formula; else it runs what is lowered, or falls back."""
+        if self.formula is None or self.row is None:
+            return self.formula is not None
+        able = getattr(device.backend, "sums_rows", False)
+        return able and 0 < self.row(*specs, **static) <= LONGEST_ROW
 
     def __repr__(self) -> str:
         return f"<operator {self.name}>"

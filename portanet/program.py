@@ -8,7 +8,8 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
   elementwise   n, then the offset of each operand, shape[rank], then strides[rank] of each
                 operand whose mode is "v". Modes (one letter an operand, outputs first):
                 "c" contiguous from its offset, "s" one element for all, "v" strided.
-                rank is 0 if no operand is "v".
+                rank is 0 if no operand is "v". Where the expression has rows, the number of
+                elements of a row follows: it divides n.
   reduce        kept, reduced, kept_rank, reduced_rank, offset, kept_shape[], kept_strides[],
                 reduced_shape[], reduced_strides[]. Output contiguous, `kept` elements,
                 row-major over kept_shape. options: (which,) one of sum mean prod max min any
@@ -61,17 +62,9 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 Inputs x (rows, size), ascending, and v (rows, count); output contiguous,
                 int32. options: (side,).  y[r, q] = how many of x[r] are below v[r, q]
                 ("left") or not above it ("right"), NaN above all.
-  rows          rows, n, then the offset of each input. All contiguous (rows, n), of one
-                floating dtype. options: (which,): softmax and log_softmax of x;
-                softmax_slope and log_softmax_slope, their gradients, of g and the result.
-  cross_entropy rows, n, x_offset, t_offset, t_step, then for slope g_offset, g_step. Inputs
-                x, contiguous (rows, n), t, g; output contiguous. options: (which,).
-                forward: y[r] = logsumexp(x[r]) - x[r, t[r]]; slope: y[r, j] = g[r] *
-                (softmax(x[r])[j] - (j == t[r])). A t outside [0, n) is a fault.
   normalise     images, rows, n, eps (the bits of a float64), stretch, then the offset of each
                 input. All contiguous, of one floating dtype. options: (which,). With h = (x -
-                mean) / sqrt(var + eps): "rows" makes y = h w + b of x (rows, n), w, b;
-                "rows_slope", of g, x, w, makes the gradient of x and, for each `stretch` rows,
+                mean) / sqrt(var + eps): "rows_slope", of g, x (rows, n), w, makes the gradient of x and, for each `stretch` rows,
                 the sums of g h and of g; "channels_slope", of g, x, w, mean, var, is the same
                 for x (images, rows, n), whose rows are channels, summed over images and n.
   random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
@@ -112,7 +105,7 @@ class Program:
         """Whether a launch may find bad data: an index out of range, a NaN to cast."""
         if self.expression is not None:
             return self.expression.can_fault
-        return self.kernel in ("gather", "scatter", "cross_entropy")
+        return self.kernel in ("gather", "scatter")
 
 
 # What a kernel may find wrong with its data. A kernel stores (code, value, size) once.
@@ -183,6 +176,7 @@ class Backend(Protocol):
     # For compiled functions. A backend without `sequence` gets its launches one by one.
 
     max_operands: int  # buffers that a launch may have
+    sums_rows: bool  # an expression may have rows; without the attribute, none has
     writes_in_place: bool  # an output may be an input that is read in the same order
 
     def sequence(

@@ -67,7 +67,12 @@ _TO_BOOL = {"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite"}
 #   cast_checked  the same from a float to an integer, but NaN is a fault (program.FAULTS)
 #   where      (bool, T, T) -> T
 #   wrap_index (i, n) -> i if i >= 0 else i + n; a fault where that is outside [0, n)
-SPECIAL = ("const", "index", "cast", "cast_checked", "where", "wrap_index")
+#   row_sum, row_mean, row_max  of the elements of the row that the element is in, by a
+#              tree of fixed shape; NaN wins the maximum. A row is a number of elements that
+#              follow each other in the result, which the launch knows; floats only
+#   row_index  the position of the element in its row
+ROWS = ("row_sum", "row_mean", "row_max", "row_index")
+SPECIAL = ("const", "index", "cast", "cast_checked", "where", "wrap_index", *ROWS)
 FAULTING = {"cast_checked", "wrap_index"}
 
 
@@ -112,6 +117,11 @@ class Expression:
     @property
     def can_fault(self) -> bool:
         return any(i.name in FAULTING for i in self.instructions)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether elements of a row are computed together."""
+        return any(i.name in ROWS for i in self.instructions)
 
     def __str__(self) -> str:
         k = len(self.inputs)
@@ -322,6 +332,25 @@ def where(condition: Scalar, a: Any, b: Any) -> Scalar:
 def index(like: Scalar, dtype: Dtype) -> Scalar:
     """The row-major position of the element in the result."""
     return like.builder.emit("index", dtype)
+
+
+def _of_row(name: str) -> Callable[[Scalar], Scalar]:
+    def function(x: Scalar) -> Scalar:
+        if x.dtype not in FLOATS:
+            raise TypeError(f"{name}: a floating scalar is needed, not {x.dtype.name}")
+        return x.builder.emit(name, x.dtype, (x.value,))
+
+    function.__name__ = name
+    function.__doc__ = f"{name[4:]} of x over the row of the element."
+    return function
+
+
+row_sum, row_mean, row_max = map(_of_row, ROWS[:3])
+
+
+def row_index(like: Scalar, dtype: Dtype) -> Scalar:
+    """The position of the element in its row."""
+    return like.builder.emit("row_index", dtype)
 
 
 def wrap_index(i: Scalar, n: Scalar) -> Scalar:

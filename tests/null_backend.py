@@ -25,6 +25,7 @@ class NullBackend:
     """See portanet.program.Backend; `kernels` and `dtypes` are what it claims."""
 
     name = "null"
+    sums_rows = True
 
     def __init__(self, index=0, kernels=KERNELS, dtypes=ALL):
         if index > 1:

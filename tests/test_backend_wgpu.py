@@ -695,3 +695,39 @@ def test_what_the_device_refuses_is_an_error_and_the_device_goes_on():
     assert np.array_equal(
         BACKEND.read(out, float32, 0, 4), 2 * BACKEND.read(x, float32, 0, 4)
     )
+
+
+# ------------------------------------------------------------------------- rows
+
+
+def row_formula(x, y):
+    away = x - S.row_max(x)
+    first = S.row_index(x, int32) == 0
+    total = S.row_sum(S.where(first, 0, S.exp(away)))
+    return away + S.row_mean(y) * total, total
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (70, 3), (9, 31), (5, 32), (3, 1000)])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.usefixtures("on_cpu")
+def test_rows(shape, turned):
+    x, y = values(float32, *shape), values(float32, *shape)
+    expression = S.trace(row_formula, (float32, float32))
+    modes, words = "cccc", [x.size, 0, 0, 0, 0, shape[1]]
+    given = y
+    if turned:
+        given, modes = np.ascontiguousarray(y.T), "cccv"
+        words = [x.size, 0, 0, 0, 0, *shape, 1, shape[0], shape[1]]
+    program = Program(
+        "elementwise", (float32,) * 2, (float32,) * 2, (), expression, modes, 2 * turned
+    )
+    a, b = (BACKEND.alloc(4 * x.size) for _ in range(2))
+    inputs = [BACKEND.upload(np.ascontiguousarray(v), float32) for v in (x, given)]
+    BACKEND.build(program, tuple(words))(a, b, *inputs)
+    away = x - x.max(1, keepdims=True)
+    total = np.exp(away.astype(np.float64))[:, 1:].sum(1, keepdims=True)
+    want = away + y.mean(1, keepdims=True, dtype=np.float64) * total
+    found = BACKEND.read(a, float32, 0, x.size).reshape(shape)
+    assert np.allclose(found, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    sums = BACKEND.read(b, float32, 0, x.size).reshape(shape)
+    assert np.allclose(sums, np.broadcast_to(total, shape), rtol=1e-5)

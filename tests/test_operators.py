@@ -189,7 +189,7 @@ EITHER_ZERO = {"maximum", "minimum", "relu", "elu"}
 ELEMENTWISE = [
     (op, device)
     for op, device, dtype in CELLS
-    if op.formula and dtype == "float32" and op.name not in NOT_NUMPY
+    if op.formula and not op.row and dtype == "float32" and op.name not in NOT_NUMPY
     and "types" not in op.name
 ]  # fmt: skip
 

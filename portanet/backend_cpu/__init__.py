@@ -92,6 +92,8 @@ class Backend:
         view: Any = buffer
         return np.frombuffer(view, dtype.numpy, count, start).copy()
 
+    sums_rows = True
+
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         code = pack(program) if program.expression is not None else b""
         dtypes = bytes(t.code for t in (*program.outputs, *program.inputs))

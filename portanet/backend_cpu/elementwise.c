@@ -103,6 +103,59 @@ typedef double type_float64;
         for (int64_t i = 0; i < n; i++) o[i] = (type_##type)(first + i);             \
     }
 
+#define ROW_INDEX(name, type, ...)                                                   \
+    OPERATION(name##_##type) {                                                       \
+        int64_t n = block->n, row = block->row;                                      \
+        type_##type *o = out;                                                        \
+        for (int64_t r = 0; r < n; r += row)                                         \
+            for (int64_t i = 0; i < row; i++) o[r + i] = (type_##type)i;             \
+    }
+
+// ---- Rows: ROW_LANES partial results, folded by halves
+
+enum { ROW_LANES = 32 };
+#define FOLD_ROW(type, start, step)                                                  \
+    type part[ROW_LANES];                                                            \
+    int64_t i = 0;                                                                   \
+    for (int l = 0; l < ROW_LANES; l++) part[l] = start;                             \
+    for (; i + ROW_LANES <= n; i += ROW_LANES)                                       \
+        for (int l = 0; l < ROW_LANES; l++) {                                        \
+            type a = part[l], b = x[i + l];                                          \
+            part[l] = step;                                                          \
+        }                                                                            \
+    for (int l = 0; i < n; i++, l++) {                                               \
+        type a = part[l], b = x[i];                                                  \
+        part[l] = step;                                                              \
+    }                                                                                \
+    for (int half = ROW_LANES / 2; half; half /= 2)                                  \
+        for (int l = 0; l < half; l++) {                                             \
+            type a = part[l], b = part[l + half];                                    \
+            part[l] = step;                                                          \
+        }                                                                            \
+    return part[0];
+#define ROW_FUNCTIONS(type)                                                          \
+    static type sum_##type(const type *x, int64_t n) { FOLD_ROW(type, 0, a + b) }    \
+    static type max_##type(const type *x, int64_t n) {                               \
+        FOLD_ROW(type, -INFINITY, b > a || b != b ? b : a)                           \
+    }                                                                                \
+    static type mean_##type(const type *x, int64_t n) {                              \
+        return sum_##type(x, n) / (type)n;                                           \
+    }
+ROW_FUNCTIONS(float)
+ROW_FUNCTIONS(double)
+#define ROW(name, type, which)                                                       \
+    OPERATION(name##_##type) {                                                       \
+        int64_t n = block->n, row = block->row;                                      \
+        const type_##type *xs = a;                                                   \
+        type_##type *o = out;                                                        \
+        for (int64_t r = 0; r < n; r += row) {                                       \
+            type_##type of_row = PN_PASTE(which##_, c_##type)(xs + r, row);          \
+            for (int64_t i = 0; i < row; i++) o[r + i] = of_row;                     \
+        }                                                                            \
+    }
+#define c_float32 float
+#define c_float64 double
+
 // ---- Checked loops: the quick pass only notes that something is wrong
 
 #define CHECKED(from, to)                                                            \
@@ -264,6 +317,8 @@ static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
     ENTRY(where_##type##_vsv, "where." #type ".vsv")                                 \
     ENTRY(where_##type##_vss, "where." #type ".vss")
 #define INDEX(name, type, ...) UNARY(name, type)
+#define ROW_INDEX(name, type, ...) UNARY(name, type)
+#define ROW(name, type, ...) UNARY(name, type)
 #define WRAP(name, type, ...) UNARY(name, type)
 #define STORAGE(type, ...)                                                           \
     ENTRY(load_##type, "load." #type)                                                \
@@ -289,6 +344,7 @@ const char *PN_LEVELED(pn_op_name)(int number) {
 typedef struct {
     const pn_args *args;
     const pn_code *code;
+    int64_t row;                // elements of a row, 1 without rows
     char *bases[MAX_OPERANDS];  // of element 0 of each operand
     pn_view views[MAX_OPERANDS];
 } job;
@@ -318,18 +374,19 @@ static inline void run(const pn_instruction *first, int count, const pn_block *b
                               slots[i->c]);
 }
 
-static void run_blocks(const job *j, int64_t begin, int64_t end, int64_t size,
-                       char *scratch) {
+// Blocks of `most` elements; registers have room for `size`.
+static void run_blocks(const job *j, int64_t begin, int64_t end, int64_t most,
+                       int64_t size, char *scratch) {
     const pn_header *header = &j->code->header;
     int64_t *uniforms = (int64_t *)(scratch + header->register_bytes * size);
     void **slots = (void **)(uniforms + header->uniforms);
     const pn_instruction *prologue = j->code->instructions;
     const pn_instruction *fills = prologue + header->prologue;
     const pn_instruction *body = fills + header->fills;
-    pn_block block = {1, begin, j->args};
+    pn_block block = {1, begin, j->row, j->args};
     resolve(j, slots, scratch, size, uniforms);
     run(prologue, header->prologue, &block, slots);
-    block.n = size < end - begin ? size : end - begin;
+    block.n = most < end - begin ? most : end - begin;
     run(fills, header->fills, &block, slots);
     for (; block.first < end; block.first += block.n) {
         if (block.n > end - block.first) block.n = end - block.first;
@@ -345,12 +402,14 @@ static void run_range(void *context, int64_t begin, int64_t end) {
     const job *j = context;
     const pn_header *header = &j->code->header;
     _Alignas(64) char local[LOCAL_BYTES];
-    int64_t n = end - begin, few = (n + 63) & ~(int64_t)63;
-    int64_t size = n < header->block ? few : header->block;
+    int64_t n = end - begin, most = header->block;
+    if (j->row > 1) most = most > j->row ? most / j->row * j->row : j->row;
+    if (n < most) most = n;
+    int64_t size = (most + 63) & ~(int64_t)63;
     int64_t nbytes = 8 * (header->uniforms + header->slots);
     nbytes += header->register_bytes * size;
     if (nbytes <= LOCAL_BYTES) {
-        run_blocks(j, begin, end, size, local);
+        run_blocks(j, begin, end, most, size, local);
         return;
     }
     char *scratch = pn_alloc(nbytes);
@@ -358,8 +417,13 @@ static void run_range(void *context, int64_t begin, int64_t end) {
         pn_set_fault(j->args, begin, PN_NO_SCRATCH, nbytes, 0);
         return;
     }
-    run_blocks(j, begin, end, size, scratch);
+    run_blocks(j, begin, end, most, size, scratch);
     pn_free(scratch, nbytes);
+}
+
+static void run_rows(void *context, int64_t begin, int64_t end) {
+    const job *j = context;
+    run_range(context, begin * j->row, end * j->row);
 }
 
 void PN_KERNEL(elementwise)(const pn_args *args);
@@ -378,6 +442,8 @@ void PN_KERNEL(elementwise)(const pn_args *args) {
         j.views[k] = (pn_view){j.bases[k], shape, strides, rank};
         strides += rank;
     }
+    j.row = header->has_rows ? *strides : 1;
     if (n <= header->grain) run_range(&j, 0, n);
+    else if (j.row > 1) pn_parallel_for(n / j.row, header->grain / j.row + 1, run_rows, &j);
     else pn_parallel_for(n, header->grain, run_range, &j);
 }

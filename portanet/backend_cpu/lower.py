@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 from ..dtypes import Dtype
 from ..program import Program
-from ..scalars import Expression, Instruction
+from ..scalars import ROWS, Expression, Instruction
 
 # The kinds of a slot, in the order of vm.h's enum.
 OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW = range(6)
-HEADER = "<Q12i"  # pn_header of vm.h
+HEADER = "<Q14i"  # pn_header of vm.h
 L1_BYTES = 24 * 1024  # of registers, leaving room for the operands
 PACK = {
     "bool": "<?7x",
@@ -75,7 +75,8 @@ class Lowering:
         """Which values are the same for all elements."""
         known = [self.modes[self.outputs + i] == "s" for i in range(self.inputs)]
         for i in self.expression.instructions:
-            known.append(i.name != "index" and all(known[o] for o in i.operands))
+            varies = i.name == "index" or i.name in ROWS
+            known.append(not varies and all(known[o] for o in i.operands))
         return known
 
     def _find_last_uses(self) -> dict[int, int]:
@@ -150,7 +151,7 @@ class Lowering:
         if i.name in ("cast", "cast_checked"):
             source = self.expression.dtype_of(i.operands[0])
             return f"{i.name}.{source.name}.{i.dtype.name}"
-        if i.name in ("where", "index") or not i.operands:
+        if i.name == "where" or not i.operands:
             return f"{i.name}.{i.dtype.name}"
         return f"{i.name}.{self.expression.dtype_of(i.operands[0]).name}"
 
@@ -247,6 +248,8 @@ class Lowering:
             self.register_bytes,
             self.uniforms,
             max(512, 65536 // max(self.cost(), 2)),
+            self.expression.has_rows,
+            0,
         )
         slots = [struct.pack("<2i", *key) for key in self.slots]
         code = [

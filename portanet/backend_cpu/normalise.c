@@ -1,7 +1,6 @@
 // Normalisation and its gradients. Over rows, with mean and var those of row r and
 // h = (x - mean) / sqrt(var + eps):
 //
-// rows        y = h w + b
 // rows_slope  with p = g w:  y = (p - mean p - h mean(p h)) / sqrt(var + eps); also the
 //             sums of g h and of g over each STRETCH rows, (stretches, n)
 //
@@ -11,8 +10,8 @@
 //                 and n; also the sums of g h and of g of each channel
 //
 // words: images, rows or channels, n, eps (the bits of a float64), STRETCH, then the offset
-//        of each input. All contiguous, of one floating dtype. Inputs: x, w, b for rows;
-//        g, x, w for rows_slope; g, x, w, mean, var for channels_slope.
+//        of each input. All contiguous, of one floating dtype. Inputs: g, x, w for
+//        rows_slope; g, x, w, mean, var for channels_slope.
 #include "rows.h"
 
 typedef struct {
@@ -31,18 +30,6 @@ typedef struct {
         *mean = (T)(sum_##S(x, q->n) / (double)q->n);                                  \
         double var = spread_##S(x, *mean, q->n) / (double)q->n;                        \
         *scale = (T)(1 / sqrt(var + q->eps));                                          \
-    }                                                                                  \
-                                                                                       \
-    static void rows_##S(void *context, int64_t begin, int64_t end) {                  \
-        const norm *q = context;                                                       \
-        const T *w = input_##S(q, 1, 1), *b = input_##S(q, 2, 1);                      \
-        for (int64_t row = begin; row < end; row++) {                                  \
-            const T *x = input_##S(q, 0, 1) + row * q->n;                              \
-            T *restrict y = (T *)q->args->buffers[0] + row * q->n, mean, scale;        \
-            moments_##S(q, x, &mean, &scale);                                          \
-            for (int64_t i = 0; i < q->n; i++)                                         \
-                y[i] = (x[i] - mean) * scale * w[i] + b[i];                            \
-        }                                                                              \
     }                                                                                  \
                                                                                        \
     static void row_slope_##S(const norm *q, int64_t row, T *restrict h,               \
@@ -150,10 +137,8 @@ void PN_KERNEL(normalise)(const pn_args *args) {
     memcpy(&q.eps, w + 3, sizeof q.eps);
     bool is_double = args->dtypes[0] == PN_FLOAT64;
     int64_t pieces = q.rows, each = q.n * q.images;
-    pn_range_fn run = is_double ? rows_f64 : rows_f32;
-    if (!strcmp(args->options[0], "channels_slope")) {
-        run = is_double ? channels_slope_f64 : channels_slope_f32;
-    } else if (!strcmp(args->options[0], "rows_slope")) {
+    pn_range_fn run = is_double ? channels_slope_f64 : channels_slope_f32;
+    if (!strcmp(args->options[0], "rows_slope")) {
         run = is_double ? rows_slope_f64 : rows_slope_f32;
         pieces = (q.rows + q.stretch - 1) / q.stretch, each *= q.stretch;
     }

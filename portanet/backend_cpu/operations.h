@@ -8,6 +8,8 @@
 //   BINARY and COMPARE also make .vs and .sv, whose second or first operand is one
 //   element; PLAIN makes the function of two vectors alone, where a load costs little.
 
+//   ROW(name, type, value)        one value for each row of a block, from (x, n)
+
 #define INTEGERS(KIND, name, ...) \
     KIND(name, int32, __VA_ARGS__) \
     KIND(name, uint32, __VA_ARGS__) \
@@ -166,6 +168,10 @@ CHECKED(float64, uint32)
 CHECKED(float64, int64)
 
 NUMBERS(INDEX, index)
+NUMBERS(ROW_INDEX, row_index)
+FLOATS(ROW, row_sum, sum)
+FLOATS(ROW, row_mean, mean)
+FLOATS(ROW, row_max, max)
 INTEGERS(WRAP, wrap_index)
 
 // STORAGE(type, stored as, computed as, from storage, to storage)
@@ -199,6 +205,8 @@ FILL(8, uint64_t)
 #undef CAST
 #undef CHECKED
 #undef INDEX
+#undef ROW
+#undef ROW_INDEX
 #undef WRAP
 #undef STORAGE
 #undef FILL

@@ -21,6 +21,8 @@ typedef struct {
     int32_t register_bytes;  // scratch for one element of every register
     int32_t uniforms;
     int32_t grain;           // elements worth a thread
+    int32_t has_rows;        // the last word is the number of elements of a row
+    int32_t unused;
 } pn_header;
 
 enum { PN_SLOT_OPERAND,   // value: operand; its element at the block's position
@@ -52,9 +54,9 @@ typedef struct {
     int rank;
 } pn_view;
 
-// A piece of the launch: elements first .. first + n.
+// A piece of the launch: elements first .. first + n. Whole rows, where there are rows.
 typedef struct {
-    int64_t n, first;
+    int64_t n, first, row;
     const pn_args *args;
 } pn_block;
 

@@ -33,16 +33,21 @@ def absorb(w: Work, p: Work, keep: Sequence[Handle] = ()) -> Work | None:
     """w with the formula of p in place of what it reads of p's results; `keep` are those of
     p's results that are still stored, element by element in the order of w. With nothing
     read the two merely share a launch. None where p's results are read in an order that
-    the formula can't follow."""
+    the formula can't follow; sums over rows are only joined element by element."""
     made = {h.slot: k for k, h in enumerate(p.outs)}
     if any(not _passes(p.outs[made[h.slot]], h) for h in w.ins if h.slot in made):
         return None
     whole = bool(keep) or not any(h.slot in made for h in w.ins)
     if whole and w.size != p.size:
         return None
+    rows = {v.row for v in (w, p) if v.row}
+    if len(rows) > 1:
+        return None
     if _is_aligned(w, p, made):
         still = {i: None for i, h in enumerate(w.ins) if h.slot in made}
         return _build(w, p, made, keep, (), (), {**still})
+    if rows:
+        return None
     wide = [h.layout.expanded(p.shape).strides for h in (*p.ins, *keep)]
     sizes, strides = collapse(p.shape, wide)
     w = _split_for(w, made, sizes, whole)
@@ -142,6 +147,7 @@ def _build(
         ins=inputs.handles,
         expression=finish(builder, results),
         parts=[*p.parts, *w.parts],
+        row=w.row or p.row,
     )
 
 

@@ -39,6 +39,7 @@ class Work:
     program: Program | None = None
     words: tuple[int, ...] = ()
     parts: list[str] = field(default_factory=list)  # the operators merged into this one
+    row: int = 0  # elements of a row, of an expression that has rows
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,7 +114,7 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
     if w.expression is None:
         assert w.program is not None
         return w.program, w.words
-    program, words = elementwise_program(w.label, w.expression, w.outs, w.ins)
+    program, words = elementwise_program(w.label, w.expression, w.outs, w.ins, w.row)
     return program, tuple(words)
 
 
@@ -135,12 +136,12 @@ class Recorder(Emitter):
                  tuple(words), [self.label])
         )  # fmt: skip
 
-    def elementwise(self, expression, outputs, inputs) -> None:
+    def elementwise(self, expression, outputs, inputs, row: int = 0) -> None:
         if 0 in outputs[0].layout.shape:
             return
         self.graph.work.append(
             Work(list(outputs), list(inputs), self.label, self.line, expression, None, (),
-                 [self.label])
+                 [self.label], row)
         )  # fmt: skip
 
 
@@ -161,7 +162,8 @@ def lower(device: Device, calls: Sequence[Call], ends: Sequence[Lazy]) -> Graph:
     for call in _needed(calls, ends):
         inputs = [handle(x) for x in call.args]
         emit = Recorder(graph, call.op.name, call.line, inputs)
-        if call.op.formula is not None:
+        given = [Spec(x.shape, x.dtype) for x in call.args]
+        if call.op.takes_formula(device, given, call.static):
             made = emit.formula(call.op, inputs, call.specs, call.static)
         else:
             made = call.op.lower(emit, *inputs, **call.static)  # type: ignore[misc]

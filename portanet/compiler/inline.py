@@ -51,7 +51,7 @@ def _replace(work, j: int, w: Work, readers: dict[int, list[int]]) -> None:
 
 
 def _may_vanish(graph: Graph, p: Work, writers: dict[int, list[int]]) -> bool:
-    if p.expression is None or len(p.outs) != 1 or p.can_fault:
+    if p.expression is None or p.row or len(p.outs) != 1 or p.can_fault:
         return False
     slot = p.outs[0].slot
     return not graph.slots[slot].kept and len(writers[slot]) == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Layout, constant, from_numpy
+from ..arrays import Array, Layout, constant, from_numpy, uses_fallback
 from ..devices import Device
 from ..dtypes import Dtype
 from ..op import Op, Spec
@@ -208,8 +208,9 @@ class Tracer:
                     f"{op.name}: tensors are on {device} and {x.device}; "
                     f'move one with .to("{device}")'
                 )
-        result = op.rule(*(Spec(x.shape, x.dtype) for x in xs), **static)
-        if op.formula is None and _decomposes(op, device):
+        given = [Spec(x.shape, x.dtype) for x in xs]
+        result = op.rule(*given, **static)
+        if not op.takes_formula(device, given, static) and uses_fallback(op, device):
             return op.fallback(*xs, **static)  # type: ignore[misc]
         key = (op, *map(id, xs), *static.items())
         if key in self._known:
@@ -221,11 +222,3 @@ class Tracer:
         values = tuple(Lazy(self, s, device, made, i) for i, s in enumerate(specs))
         self._known[key] = values if several else values[0]
         return self._known[key]
-
-
-def _decomposes(op: Op, device: Device) -> bool:
-    if op.lower is None:
-        return True
-    if op.fallback is None or op.kernel is None:
-        return False
-    return not device.backend.has(op.kernel)

@@ -49,7 +49,7 @@ def share_common(graph: Graph) -> None:
 
 def _key(w: Work) -> Any:
     what = (w.program, w.words) if w.expression is None else str(w.expression)
-    return what, tuple(w.ins), tuple(h.layout for h in w.outs)
+    return what, w.row, tuple(w.ins), tuple(h.layout for h in w.outs)
 
 
 def drop_copies(graph: Graph) -> None:

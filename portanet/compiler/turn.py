@@ -23,7 +23,7 @@ def turn(graph: Graph) -> None:
         if graph.slots[slot].source or graph.slots[slot].kept or len(writers[slot]) > 1:
             return None
         users = [graph.work[j] for j in readers.get(slot, ())]
-        return None if any(u.expression is None for u in users) else users
+        return None if any(u.expression is None or u.row for u in users) else users
 
     for i in reversed(range(len(graph.work))):
         w = graph.work[i]
@@ -55,7 +55,7 @@ def _sizes(w: Work) -> tuple[int, int, int] | None:
     """The result of turnable work as (batch, rows, columns)."""
     if w.program is not None and w.program.kernel == "matmul":
         batch, m, n = w.words[:3]
-    elif w.expression is not None and len(w.outs) == 1 and len(w.shape) > 1:
+    elif w.expression is not None and not w.row and len(w.outs) == 1 < len(w.shape):
         out = w.outs[0].layout
         if not out.contiguous or out.offset:
             return None

@@ -310,7 +310,8 @@ class _Formula(Emitter):
 
     expression: Expression
 
-    def elementwise(self, expression, outputs, inputs) -> None:
+    def elementwise(self, expression, outputs, inputs, row: int = 0) -> None:
+        assert not row, "operators that sum rows are listed"
         self.expression = expression
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import int32, uint32
+from .. import scalars as s
+from ..dtypes import uint32
 from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
 from .create import one_hot
@@ -51,72 +52,65 @@ def _cases(rng) -> list[Case]:
     return [*made, Case([np.array([[1000.0, 999.0, -1000.0]])], {"axis": 1})]
 
 
-def _lower_rows(which: str):
-    """Over rows of one axis, which becomes the last; half precision in float32."""
-
-    def lower(emit, *xs, axis):
-        shape, dtype = xs[0].layout.shape, xs[0].layout.dtype
-        order = [d for d in range(len(shape)) if d != axis] + [axis]
-        moved = tuple(shape[d] for d in order)
-        rows = []
-        for x in xs:
-            steps = tuple(x.layout.strides[d] for d in order)
-            rows.append(emit.cast(emit.view(x, moved, steps), dtype.compute))
-        rows = [emit.contiguous(x) for x in rows]
-        y = emit.empty(moved, dtype.compute)
-        words = [math.prod(moved[:-1]), moved[-1], *(x.layout.offset for x in rows)]
-        emit.kernel("rows", words, [y], rows, (which,))
-        y = emit.cast(y, dtype)
-        back = [y.layout.strides[order.index(d)] for d in range(len(shape))]
-        return emit.view(y, shape, tuple(back))
-
-    return lower
+def _row(*specs, axis) -> int:
+    shape = specs[0].shape
+    return shape[-1] if axis == len(shape) - 1 else 0
 
 
-def _slope_fallback(g, y, *, axis):
+def _softmax_formula(x, *, axis):
+    raised = s.exp(x - s.row_max(x))
+    return raised / s.row_sum(raised)
+
+
+def _softmax_slope_fallback(g, y, *, axis):
     inner = total(e.multiply(g, y), axis=axis, keepdims=True)
     return e.multiply(y, e.subtract(g, inner))
 
 
-def _slope_cases(reference):
-    """A gradient of the result, and a result."""
-
-    def cases(rng) -> list[Case]:
-        made = []
-        for case in _cases(rng):
-            (x,) = case.args
-            y = reference(x, **case.static)
-            made.append(case._replace(args=[rng.normal(size=x.shape), y]))
-        return made
-
-    return cases
+def _pairs(rng) -> list[Case]:
+    return [
+        Case([rng.uniform(-1, 1, x.args[0].shape), x.args[0] / 9], x.static, x.dtypes)
+        for x in _cases(rng)[:-1]
+    ]
 
 
-def _like_both(g: Spec, y: Spec, *, axis) -> Spec:
-    return Spec(y.shape, y.dtype)
-
-
-_softmax_slope = Op(
+softmax_slope = Op(
     "softmax_slope",
-    _like_both,
+    lambda g, y, *, axis: Spec(y.shape, y.dtype),
     reference=lambda g, y, *, axis: y * (g - (g * y).sum(axis, keepdims=True)),
-    cases=_slope_cases(_softmax_reference),
-    fallback=_slope_fallback,
-    lower=_lower_rows("softmax_slope"),
-    kernel="rows",
-    ulps=32,
-    doc="The gradient of softmax from that of its result y.",
+    cases=_pairs,
+    formula=lambda g, y, *, axis: y * (g - s.row_sum(g * y)),
+    row=_row,
+    fallback=_softmax_slope_fallback,
+    ulps=64,
+    doc="The gradient of y = softmax(x): y * (g - sum(g * y)).",
 )
+
+
+log_softmax_slope = Op(
+    "log_softmax_slope",
+    lambda g, y, *, axis: Spec(y.shape, y.dtype),
+    reference=lambda g, y, *, axis: g - np.exp(y) * g.sum(axis, keepdims=True),
+    cases=_pairs,
+    formula=lambda g, y, *, axis: g - s.exp(y) * s.row_sum(g),
+    row=_row,
+    fallback=lambda g, y, *, axis: e.subtract(
+        g, e.multiply(e.exp(y), total(g, axis=axis, keepdims=True))
+    ),
+    ulps=64,
+    doc="The gradient of y = log_softmax(x): g - exp(y) * sum(g).",
+)
+
 
 _softmax = Op(
     "softmax",
     _keeps("softmax"),
-    grad=(lambda g, y, x, *, axis: _softmax_slope(g, y, axis=axis),),
+    grad=(lambda g, y, x, *, axis: softmax_slope(g, y, axis=axis),),
+    formula=_softmax_formula,
+    row=_row,
     reference=_softmax_reference,
     cases=_cases,
     fallback=_softmax_fallback,
-    lower=_lower_rows("softmax"),
-    kernel="rows",
     bad=[
         Bad([((2, 0), "float32")], {"axis": 1}, ValueError, "softmax: axis 1 .* empty"),
         Bad([((2, 2), "int32")], {"axis": 1}, TypeError, "softmax: a floating dtype"),
@@ -134,6 +128,12 @@ def softmax(x: Any, axis: int = -1) -> Any:
     return _softmax(x, axis=normalise_axis("softmax", axis, x.ndim, x.shape))
 
 
+def _log_softmax_formula(x, *, axis):
+    top = s.row_max(x)
+    away = x - s.where(s.isfinite(top), top, 0)
+    return away - s.log(s.row_sum(s.exp(away)))
+
+
 def _log_softmax_fallback(x, *, axis):
     return e.subtract(x, _spread(_logsumexp(x, axes=(axis,)), x.shape, (axis,)))
 
@@ -143,29 +143,15 @@ def _log_softmax_reference(x, *, axis):
     return x - np.log(np.exp(x).sum(axis, keepdims=True))
 
 
-_log_softmax_slope = Op(
-    "log_softmax_slope",
-    _like_both,
-    reference=lambda g, y, *, axis: g - np.exp(y) * g.sum(axis, keepdims=True),
-    cases=_slope_cases(_log_softmax_reference),
-    fallback=lambda g, y, *, axis: e.subtract(
-        g, e.multiply(e.exp(y), total(g, axis=axis, keepdims=True))
-    ),
-    lower=_lower_rows("log_softmax_slope"),
-    kernel="rows",
-    ulps=64,
-    doc="The gradient of log_softmax from that of its result y.",
-)
-
 _log_softmax = Op(
     "log_softmax",
     _keeps("log_softmax"),
-    grad=(lambda g, y, x, *, axis: _log_softmax_slope(g, y, axis=axis),),
+    grad=(lambda g, y, x, *, axis: log_softmax_slope(g, y, axis=axis),),
+    formula=_log_softmax_formula,
+    row=_row,
     reference=_log_softmax_reference,
     cases=_cases,
     fallback=_log_softmax_fallback,
-    lower=_lower_rows("log_softmax"),
-    kernel="rows",
     bad=[
         Bad(
             [((2, 0), "float32")],
@@ -221,44 +207,22 @@ def _picked(x, target, name):
 
 
 def _cross_entropy_fallback(x, target):
-    return e.subtract(
-        _logsumexp(x, axes=(x.ndim - 1,)), _picked(x, target, "cross_entropy")
-    )
+    return e.negative(_picked(log_softmax(x), target, "cross_entropy"))
 
 
-def _lower_cross_entropy(which: str):
-    def lower(emit, *given):
-        *g, x, target = given
-        n, dtype = x.layout.shape[-1], x.layout.dtype
-        rows = math.prod(x.layout.shape[:-1])
-        x = emit.contiguous(emit.cast(x, dtype.compute))
-        target = target if target.layout.dtype.is_integer else emit.cast(target, int32)
-        target = emit.reshape(target, (rows,))
-        g = [emit.reshape(emit.cast(h, dtype.compute), (rows,)) for h in g]
-        shape = x.layout.shape if g else x.layout.shape[:-1]
-        y = emit.empty(shape, dtype.compute)
-        words = [rows, n, x.layout.offset]
-        for h in (target, *g):
-            words += [h.layout.offset, *h.layout.strides]
-        emit.kernel("cross_entropy", words, [y], [x, target, *g], (which,))
-        return emit.cast(y, dtype)
-
-    return lower
+def _slope_formula(g, x, target):
+    hit = s.row_index(target, target.dtype) == target
+    return (_softmax_formula(x, axis=-1) - s.where(hit, x.const(1), 0)) * g
 
 
-def _cross_entropy_slope_fallback(g, x, target):
-    hit = one_hot(target, x.shape[-1], x.dtype)
-    return e.multiply(e.subtract(softmax(x), hit), reshape(g, (*g.shape, 1)))
+def _slope_fallback(g, x, target):
+    hit = one_hot(reshape(target, target.shape[:-1]), x.shape[-1], x.dtype)
+    return e.multiply(e.subtract(softmax(x), hit), g)
 
 
-def _cross_entropy_slope_reference(g, x, target):
-    hit = np.arange(x.shape[-1]) == target[..., None]
-    return (_softmax_reference(x, axis=-1) - hit) * g[..., None]
-
-
-def _cross_entropy_reference(x, target):
-    logp = _log_softmax_reference(x, axis=-1)
-    return -np.take_along_axis(logp, target[..., None].astype(int), -1)[..., 0]
+def _slope_reference(g, x, target):
+    hit = np.arange(x.shape[-1]) == target
+    return (_softmax_reference(x, axis=-1) - hit) * g
 
 
 _LOGITS = [((5,), 3), ((2, 3), 7), ((4,), 1000), ((), 4)]
@@ -266,38 +230,51 @@ _LOGITS = [((5,), 3), ((2, 3), 7), ((4,), 1000), ((), 4)]
 _cross_entropy_slope = Op(
     "cross_entropy_slope",
     lambda g, x, target: Spec(x.shape, x.dtype),
-    reference=_cross_entropy_slope_reference,
+    reference=_slope_reference,
     cases=lambda rng: [
         Case(
-            [rng.normal(size=s), rng.normal(size=(*s, c)), rng.integers(0, c, s)],
+            [
+                rng.normal(size=(*rows, 1)),
+                rng.normal(size=(*rows, n)),
+                rng.integers(0, n, (*rows, 1)),
+            ],
             {},
             ("float32", "float64"),
         )
-        for s, c in _LOGITS
+        for rows, n in _LOGITS
     ],
-    fallback=_cross_entropy_slope_fallback,
-    lower=_lower_cross_entropy("slope"),
-    kernel="cross_entropy",
+    formula=_slope_formula,
+    row=lambda g, x, target: x.shape[-1],
+    fallback=_slope_fallback,
     ulps=32,
-    doc="The gradient of cross_entropy by the logits.",
+    doc="(softmax(x) - one_hot(target)) * g; g and target have a last axis of size 1.",
 )
+
+
+def _cross_entropy_grad(g, y, x, target):
+    g, target = (reshape(v, (*v.shape, 1)) for v in (g, target))
+    return _cross_entropy_slope(g, x, target)
+
+
+def _cross_entropy_reference(x, target):
+    logp = _log_softmax_reference(x, axis=-1)
+    return -np.take_along_axis(logp, target[..., None].astype(int), -1)[..., 0]
+
 
 _cross_entropy = Op(
     "cross_entropy",
     _rows_rule,
-    grad=(lambda g, y, x, target: _cross_entropy_slope(g, x, target), None),
+    grad=(_cross_entropy_grad, None),
     reference=_cross_entropy_reference,
     cases=lambda rng: [
         Case(
-            [rng.normal(size=(*s, c)), rng.integers(0, c, s)],
+            [rng.normal(size=(*rows, n)), rng.integers(0, n, rows)],
             {},
             ("float32", "float64"),
         )
-        for s, c in _LOGITS
+        for rows, n in _LOGITS
     ],
     fallback=_cross_entropy_fallback,
-    lower=_lower_cross_entropy("forward"),
-    kernel="cross_entropy",
     bad=[
         Bad(
             [((2, 0), "float32"), ((2,), "int32")],
@@ -430,8 +407,6 @@ def huber_loss(
 
 
 def _huber_formula(d, *, delta):
-    from .. import scalars as s
-
     size = s.apply("abs", d)
     return s.where(size < delta, 0.5 * d * d, delta * (size - 0.5 * delta))
 
@@ -449,8 +424,6 @@ _huber = e.elementwise(
 
 
 def _bce_formula(x, t):
-    from .. import scalars as s
-
     step = s.where(x > 0, x.const(1), x.const(0))
     return x * (step - t) + s.log1p(s.exp(-s.apply("abs", x)))
 

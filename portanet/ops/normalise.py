@@ -1,8 +1,9 @@
 """Normalisation: mean 0 and variance 1 along axes, and the scale and shift after it.
 
-The statistics are plain operators, so that they can be kept (batch norm's running ones); the
-step after them carries the whole gradient, the statistics' share included, so that going
-backward takes four launches and not a walk through each of them.
+Over the last axes it is one formula with sums over rows. Elsewhere the statistics are plain
+operators, so that they can be kept (batch norm's running ones); the step after them carries
+the whole gradient, the statistics' share included, so that going backward takes four
+launches and not a walk through each of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from .. import scalars as s
 from ..dtypes import float32
-from ..op import Bad, Case, Joint, Op, Spec
+from ..op import LONGEST_ROW, Bad, Case, Joint, Op, Spec
 from . import elementwise as e
 from .reduce import _sum, mean
 from .shape import as_shape, reshape
@@ -56,7 +57,7 @@ def _first(*ts, **static):
     return ts[0], ts[0]
 
 
-_slope = e._part("standardize_slope", _slope_formula, _first)
+_slope = e._part("standardize_slope_by", _slope_formula, _first)
 
 
 def _standard_grad(g, y, x, middle, var, *, axes, eps):
@@ -102,19 +103,84 @@ def _standardize_reference(x, *, axes, eps):
     return (x - middle) / np.sqrt(x.var(axes, keepdims=True) + eps)
 
 
+def trailing_row(x: Spec, *more: Spec, axes, **static) -> int:
+    """How many elements the axes have, where they are the last ones; else 0."""
+    first = len(x.shape) - len(axes)
+    if tuple(axes) != tuple(range(first, len(x.shape))):
+        return 0
+    return math.prod(x.shape[first:])
+
+
+def _standardize_formula(x, *, axes, eps):
+    away = x - s.row_mean(x)
+    return away * s.rsqrt(s.row_mean(away * away) + eps)
+
+
+def _standardize_slope_formula(g, x, *, axes, eps):
+    away = x - s.row_mean(x)
+    scale = s.rsqrt(s.row_mean(away * away) + eps)
+    y = away * scale
+    return (g - s.row_mean(g) - y * s.row_mean(g * y)) * scale
+
+
+def _standardize_slope_fallback(g, x, *, axes, eps):
+    middle, var = moments(x, axes)
+    y = e.multiply(e.subtract(x, middle), e.rsqrt(e.add(var, eps)))
+    g_mean = mean(g, axis=axes, keepdims=True)
+    gy_mean = mean(e.multiply(g, y), axis=axes, keepdims=True)
+    return _slope(g, y, var, g_mean, gy_mean, eps=eps)
+
+
+def _standardize_slope_reference(g, x, *, axes, eps):
+    y = _standardize_reference(x, axes=axes, eps=eps)
+    kept = dict(axis=axes, keepdims=True)
+    inner = g - g.mean(**kept) - y * (g * y).mean(**kept)
+    return inner / np.sqrt(x.var(**kept) + eps)
+
+
+_FLOATS = ("float32", "float64")
+_SHAPES = [
+    ((3, 5), (1,)),
+    ((6, 4), (0,)),
+    ((5, 3, 7), (0, 2)),
+    ((2, 3, 4), (1, 2)),
+    ((2, 1031), (1,)),
+    ((70, 40), (1,)),
+]
+
+# What `standardize` gives back for g; see _standard_grad for the formula.
+standardize_slope = Op(
+    "standardize_slope",
+    lambda g, x, *, axes, eps: _standardize_rule(x, axes=axes, eps=eps),
+    reference=_standardize_slope_reference,
+    cases=lambda rng: [
+        Case(
+            [rng.normal(size=shape), rng.normal(1, 2, shape)],
+            {"axes": axes, "eps": 1e-5},
+            _FLOATS,
+        )
+        for shape, axes in _SHAPES
+    ],
+    formula=_standardize_slope_formula,
+    row=lambda g, x, *, axes, eps: trailing_row(x, axes=axes),
+    fallback=_standardize_slope_fallback,
+    # Terms of the size of g cancel.
+    ulps=128,
+    doc="The gradient of standardize: (g - mean(g) - y mean(g y)) / sqrt(var + eps).",
+)
+
 standardize = Op(
     "standardize",
     _standardize_rule,
+    grad=(
+        lambda g, y, x, *, axes, eps: standardize_slope(g, x, axes=axes, eps=eps),
+    ),
+    formula=_standardize_formula,
+    row=trailing_row,
     reference=_standardize_reference,
     cases=lambda rng: [
         Case([rng.normal(1, 2, shape)], {"axes": axes, "eps": 1e-5}, _FLOATS)
-        for shape, axes in [
-            ((3, 5), (1,)),
-            ((6, 4), (0,)),
-            ((5, 3, 7), (0, 2)),
-            ((2, 3, 4), (1, 2)),
-            ((2, 1031), (1,)),
-        ]
+        for shape, axes in _SHAPES
     ],
     fallback=lambda x, *, axes, eps: standardize_by(x, *moments(x, axes), axes, eps),
     bad=[
@@ -130,7 +196,16 @@ standardize = Op(
     ulps=32,
     doc="(x - mean) / sqrt(var + eps) over the axes.",
 )  # fmt: skip
-_FLOATS = ("float32", "float64")
+
+
+def standardized(x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    """(x - mean) / sqrt(var + eps) over the axes: as one launch where rows allow it, else by
+    statistics that the gradient uses again."""
+    if 0 < trailing_row(Spec(x.shape, x.dtype), axes=axes) <= LONGEST_ROW:
+        return standardize(x, axes=axes, eps=float(eps))
+    _standardize_rule(Spec(x.shape, x.dtype), axes=axes, eps=eps)
+    return standardize_by(x, *moments(x, axes), axes, eps)
+
 
 # Scale and shift -------------------------------------------------------------------------
 
@@ -190,7 +265,7 @@ def _floating(name: str, x: Any) -> None:
 
 
 # The kernels -----------------------------------------------------------------------------
-# Standardised, scaled and shifted at once; the gradients of x, weight and bias together.
+# The gradients of x, weight and bias together.
 
 STRETCH = 32  # rows whose share in the gradients of weight and bias is summed in order
 
@@ -198,15 +273,6 @@ STRETCH = 32  # rows whose share in the gradients of weight and bias is summed i
 def _norm_words(images: int, rows: int, n: int, eps: float, inputs) -> list[int]:
     (bits,) = struct.unpack("q", struct.pack("d", eps))
     return [images, rows, n, bits, STRETCH, *(h.layout.offset for h in inputs)]
-
-
-def _lower_layer_norm(emit, *xs, eps):
-    xs = [emit.contiguous(x) for x in xs]
-    x, n = xs[0].layout, xs[1].layout.size
-    y = emit.empty(x.shape, x.dtype)
-    words = _norm_words(1, x.size // n, n, eps, xs)
-    emit.kernel("normalise", words, [y], xs, ("rows",))
-    return y
 
 
 def _lower_layer_norm_slope(emit, *xs, eps):
@@ -220,10 +286,19 @@ def _lower_layer_norm_slope(emit, *xs, eps):
     return y, *(_sum.lower(emit, p, axes=(0,)) for p in parts)  # type: ignore[misc]
 
 
+def _layer_norm_slope_fallback(g, x, w, *, eps):
+    axes = _last(x, w)
+    lead = tuple(range(axes[0]))
+    h = standardize(x, axes=axes, eps=eps)
+    slope = standardize_slope(e.multiply(g, w), x, axes=axes, eps=eps)
+    return slope, _sum(e.multiply(g, h), axes=lead), _sum(g, axes=lead)
+
+
 _layer_norm_slope = Op(
     "layer_norm_slope",
     lambda g, x, w, *, eps: (x, w, w),
     lower=_lower_layer_norm_slope,
+    fallback=_layer_norm_slope_fallback,
     kernel="normalise",
     listed=False,
 )
@@ -259,11 +334,11 @@ _layer_norm = Op(
         )
         for lead, n in [((3,), (5,)), ((), (7,)), ((70, 2), (33,)), ((4,), (3, 600))]
     ],
+    formula=lambda x, w, b, *, eps: _standardize_formula(x, axes=(), eps=eps) * w + b,
+    row=lambda x, w, b, *, eps: math.prod(w.shape),
     fallback=lambda x, w, b, *, eps: affine(
         standardize(x, axes=_last(x, w), eps=eps), w, b
     ),
-    lower=_lower_layer_norm,
-    kernel="normalise",
     bad=[
         Bad(
             [((2, 3), "float32"), ((2,), "float32"), ((2,), "float32")], {"eps": 0.1},
@@ -363,7 +438,7 @@ def layer_norm(
         vectors = (e.astype(v, wide.dtype) for v in (weight, bias))
         return e.astype(_layer_norm(wide, *vectors, eps=float(eps)), x.dtype)
     axes = tuple(range(len(x.shape) - len(sizes), len(x.shape)))
-    y = standardize(wide, axes=axes, eps=float(eps))
+    y = standardized(wide, axes, eps)
     return e.astype(_scaled(y, weight, bias), x.dtype)
 
 

@@ -16,7 +16,8 @@ from .normalise import (
     _scaled,
     _standardize_rule,
     _wide,
-    standardize,
+    standardized,
+    trailing_row,
 )
 from .reduce import mean
 from .shape import as_shape, reshape
@@ -29,7 +30,7 @@ def _first(*ts, **static):
 
 
 _slope = e._part(
-    "rms_slope",
+    "rms_slope_by",
     lambda g, y, power, gy_mean, *, eps: (g - y * gy_mean) * s.rsqrt(power + eps),
     _first,
 )
@@ -59,6 +60,34 @@ def _rms_fallback(x, *, axes, eps):
     return _rms_by(x, mean(e.square(x), axis=axes, keepdims=True), axes=axes, eps=eps)
 
 
+def _rms_formula(x, *, axes, eps):
+    return x * s.rsqrt(s.row_mean(x * x) + eps)
+
+
+def _rms_slope_formula(g, x, *, axes, eps):
+    scale = s.rsqrt(s.row_mean(x * x) + eps)
+    y = x * scale
+    return (g - y * s.row_mean(g * y)) * scale
+
+
+def _rms_slope_fallback(g, x, *, axes, eps):
+    power = mean(e.square(x), axis=axes, keepdims=True)
+    y = e.multiply(x, e.rsqrt(e.add(power, eps)))
+    return _slope(
+        g, y, power, mean(e.multiply(g, y), axis=axes, keepdims=True), eps=eps
+    )
+
+
+def _rms_slope_reference(g, x, *, axes, eps):
+    scale = 1 / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
+    y = x * scale
+    return (g - y * (g * y).mean(axes, keepdims=True)) * scale
+
+
+_FLOATS = ("float32", "float64")
+_SHAPES = [((3, 5), (1,)), ((2, 3, 4), (1, 2)), ((1, 1), (1,)), ((2, 1031), (1,))]
+
+
 def _rms_rule(x: Spec, *, axes, eps) -> Spec:
     try:
         return _standardize_rule(x, axes=axes, eps=eps)
@@ -66,20 +95,39 @@ def _rms_rule(x: Spec, *, axes, eps) -> Spec:
         raise type(error)(str(error).replace("standardize", "rms_scale", 1)) from None
 
 
+rms_slope = Op(
+    "rms_slope",
+    lambda g, x, *, axes, eps: _rms_rule(x, axes=axes, eps=eps),
+    reference=_rms_slope_reference,
+    cases=lambda rng: [
+        Case(
+            [rng.normal(size=shape), rng.normal(1, 2, shape)],
+            {"axes": axes, "eps": 1e-5},
+            _FLOATS,
+        )
+        for shape, axes in _SHAPES
+        if shape != (1, 1)  # g - g: nothing but rounding is left
+    ],
+    formula=_rms_slope_formula,
+    row=lambda g, x, *, axes, eps: trailing_row(x, axes=axes),
+    fallback=_rms_slope_fallback,
+    # Terms of the size of g cancel.
+    ulps=128,
+    doc="The gradient of rms_scale: (g - y mean(g y)) / sqrt(mean(x x) + eps).",
+)
+
 rms_scale = Op(
     "rms_scale",
     _rms_rule,
+    grad=(lambda g, y, x, *, axes, eps: rms_slope(g, x, axes=axes, eps=eps),),
+    formula=_rms_formula,
+    row=trailing_row,
     reference=lambda x, *, axes, eps: (
         x / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
     ),
     cases=lambda rng: [
         Case([rng.normal(1, 2, shape)], {"axes": axes, "eps": 1e-5}, _FLOATS)
-        for shape, axes in [
-            ((3, 5), (1,)),
-            ((2, 3, 4), (1, 2)),
-            ((1, 1), (1,)),
-            ((2, 1031), (1,)),
-        ]
+        for shape, axes in _SHAPES
     ],
     fallback=_rms_fallback,
     bad=[
@@ -95,7 +143,6 @@ rms_scale = Op(
     ulps=32,
     doc="x / sqrt(mean(x * x) + eps) over the axes.",
 )  # fmt: skip
-_FLOATS = ("float32", "float64")
 # The distance from 1 to the next number, which is PyTorch's eps for RMS norm.
 _EPS = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
 
@@ -151,7 +198,7 @@ def group_norm(
     for n in x.shape[2:]:
         size *= n
     grouped = reshape(_wide(x), (x.shape[0], num_groups, size))
-    y = reshape(standardize(grouped, axes=(2,), eps=float(eps)), x.shape)
+    y = reshape(standardized(grouped, (2,), eps), x.shape)
     y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
     return e.astype(y, x.dtype)
 
@@ -173,6 +220,6 @@ def instance_norm(
         raise ValueError(
             f"{name}: more than one value per channel is needed, got input {x.shape}"
         )
-    y = standardize(_wide(x), axes=tuple(range(2, rank)), eps=float(eps))
+    y = standardized(_wide(x), tuple(range(2, rank)), eps)
     y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
     return e.astype(y, x.dtype)

@@ -136,6 +136,7 @@ class Backend:
 
     name = "wgpu"
     BATCH_WORK = BATCH_WORK
+    sums_rows = True
     writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
 
     def __init__(self, index: int = 0):

@@ -163,7 +163,13 @@ def _binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
 def elementwise_words(program: Program) -> int:
     """How many words an elementwise program has."""
     operands = len(program.outputs) + len(program.inputs)
-    return 1 + operands + program.rank * (1 + program.modes.count("v"))
+    strided = program.rank * (1 + program.modes.count("v"))
+    return 1 + operands + strided + has_rows(program)
+
+
+def has_rows(program: Program) -> bool:
+    """Whether elements of a row are computed together."""
+    return program.expression is not None and program.expression.has_rows
 
 
 def elementwise(program: Program) -> str:
@@ -181,6 +187,80 @@ def elementwise(program: Program) -> str:
         body="\n".join(f"        {line}" for line in lines)
     )
     return header(program, elementwise_words(program)) + "\n" + text
+
+
+def rows(program: Program) -> str:
+    """The whole text of an elementwise program whose expression has rows."""
+    words = elementwise_words(program)
+    text = Template(kernel_text("rows")).substitute(
+        row=words - 1,
+        by_thread=_indented(_row_loops(program, "0u", "1u", "{}")),
+        by_group=_indented(
+            _row_loops(program, "thread", "64u", "fold(thread, {}, {})")
+        ),
+    )
+    return header(program, words) + "\n" + text
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "\n".join(f"        {line}" for line in lines)
+
+
+def _row_loops(program: Program, first: str, step: str, fold: str) -> list[str]:
+    """A loop over row r for each sum or maximum, in order, then one for the results."""
+    expression = program.expression
+    assert expression is not None
+    k, lines = len(expression.inputs), []
+    for j, i in enumerate(expression.instructions):
+        if i.name not in _OVER_ROWS:
+            continue
+        most = "true" if i.name == "row_max" else "false"
+        start = "-f_inf()" if i.name == "row_max" else "0.0"
+        total, (x,) = f"total{k + j}", i.operands
+        lines += [
+            f"var {total} = {start};",
+            f"for (var j = {first}; j < row;) {{",
+            f"    let stop = min(row, j + 32u * {step});",
+            f"    var part = {start};",
+            f"    for (; j < stop; j += {step}) {{",
+            *(f"        {line}" for line in _row_slice(program, [x])),
+            f"        part = combined(part, v{x}, {most});",
+            "    }",
+            f"    {total} = combined({total}, part, {most});",
+            "}",
+        ]
+        value = fold.format(total, most)
+        value += " / f32(row)" if i.name == "row_mean" else ""
+        lines.append(f"let v{k + j} = {value};")
+    at = _positions(program)
+    stores = [
+        f"    store_y{n}({at[n]}, v{value});"
+        for n, value in enumerate(expression.outputs)
+    ]
+    made = [f"    {line}" for line in _row_slice(program, expression.outputs)]
+    loop = f"for (var j = {first}; j < row; j += {step}) {{"
+    return [*lines, loop, *made, *stores, "}"]
+
+
+_OVER_ROWS = ("row_sum", "row_mean", "row_max")
+
+
+def _row_slice(program: Program, ends: Sequence[int]) -> list[str]:
+    """The values `ends` at element j of row r; those of the whole row are known."""
+    expression = program.expression
+    assert expression is not None
+    k, needed = len(expression.inputs), set(ends)
+    for j in range(len(expression.instructions) - 1, -1, -1):
+        i = expression.instructions[j]
+        if k + j in needed and i.name not in _OVER_ROWS:
+            needed.update(i.operands)
+    at = _positions(program)[len(program.outputs) :]
+    lines = ["let i = r * row + j;", *_coordinates(program)]
+    lines += [f"let v{n} = load_x{n}({at[n]});" for n in range(k) if n in needed]
+    for j, line in enumerate(body(expression)):
+        known = expression.instructions[j].name in _OVER_ROWS
+        lines += [line] if k + j in needed and not known else []
+    return lines
 
 
 def _coordinates(program: Program) -> list[str]:
@@ -243,6 +323,10 @@ def _instruction(i: Instruction, types: Sequence[Dtype], v: Sequence[str]) -> st
         return constant(i.immediate, i.dtype)
     if i.name == "index":
         return cast("i", uint32, i.dtype)
+    if i.name == "row_index":
+        return cast("j", uint32, i.dtype)
+    if i.name in _OVER_ROWS:
+        return ""  # made by a loop of its own
     if i.name == "cast":
         return cast(v[0], types[0], i.dtype)
     if i.name == "cast_checked":

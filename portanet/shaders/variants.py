@@ -23,10 +23,12 @@ from .lower import (
     PREFIX,
     cast,
     elementwise,
+    has_rows,
     header,
     kernel_text,
     kinds,
     primitive,
+    rows,
     with_scalars,
 )
 from .step import Plan, Step
@@ -97,7 +99,7 @@ CPU_GROUPS = 32
 
 @functools.lru_cache(4096)
 def _elementwise_text(program: Program) -> str:
-    return with_scalars(elementwise(program))
+    return with_scalars(rows(program) if has_rows(program) else elementwise(program))
 
 
 def _elementwise(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
@@ -107,8 +109,24 @@ def _elementwise(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     assert program.expression is not None
     cost = 4 + 4 * len(program.expression.instructions) + 8 * program.rank
     text = _elementwise_text(program)
+    if has_rows(program):
+        return _rows(program, text, words, n * cost, on_cpu)
     groups = min(_groups(n, 256), CPU_GROUPS if on_cpu else GPU_GROUPS)
     return _one(program, text, "elementwise", words, groups, n * cost)
+
+
+# From this length on a row is worth a group of 64 threads, half of whom have work then.
+GROUP_ROW = 32
+
+
+def _rows(program: Program, text: str, words: tuple, work: float, on_cpu: bool) -> Plan:
+    """One thread or one group a row; several loops, so twice the work is a guess."""
+    count = words[0] // words[-1]
+    by_thread = on_cpu or words[-1] < GROUP_ROW
+    groups = _groups(count, 64) if by_thread else count
+    groups = min(groups, GPU_GROUPS)
+    entry = "threads" if by_thread else "groups"
+    return _one(program, text, entry, words, groups, 2 * work)
 
 
 def _one_output_each(program: Program, words: tuple) -> Plan:
@@ -152,7 +170,9 @@ def _part(program: Program, words: tuple, output: int) -> tuple[Program, tuple, 
         expression=expression,
         modes=modes,
     )
-    return part, _part_words(program, words, bound), bound
+    part_words = _part_words(program, words, bound)
+    part_words += words[-1:] if has_rows(part) else ()
+    return part, part_words, bound
 
 
 def _part_words(program: Program, words: tuple, bound: tuple[int, ...]) -> tuple:

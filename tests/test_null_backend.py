@@ -101,12 +101,14 @@ def test_concat_of_k_tensors_is_k_launches(place):
         assert launches(place, lambda xs=xs: pn.stack(xs)) == ["elementwise"] * k
 
 
-def test_softmax_is_what_its_fallback_says(place):
+def test_softmax_is_one_launch_over_rows_and_its_fallback_elsewhere(place):
     x = empty(place, 8, 10)
-    expected = launches(place, lambda: losses._softmax.fallback(x, axis=1))
+    assert launches(place, lambda: pn.softmax(x)) == ["elementwise"]
+    expected = launches(place, lambda: losses._softmax.fallback(x, axis=0))
     assert expected == ["reduce", "elementwise", "elementwise", "reduce", "elementwise"]
-    if losses._softmax.kernel is None:
-        assert launches(place, lambda: pn.softmax(x)) == expected
+    assert launches(place, lambda: pn.softmax(x, axis=0)) == expected
+    place.backend.sums_rows = False
+    assert launches(place, lambda: pn.softmax(empty(place, 8, 11))) == expected
 
 
 def test_a_kernel_that_a_backend_lacks_gives_way_to_the_fallback():

@@ -194,6 +194,22 @@ def test_a_chain_is_one_piece_of_work(place):
     assert kinds(inlined(place, lambda x: pn.exp(x * 2) + 1, (9,))) == ["elementwise"]
 
 
+def test_sums_over_rows_join_what_goes_over_the_same_elements(place):
+    def residual(x, y, w):
+        x = pn.gelu(x) + y
+        return x, pn.nn.functional.layer_norm(x, 8, w, w)
+
+    graph = optimised(place, residual, (4, 8), (4, 8), (8,))
+    assert kinds(graph) == ["elementwise"] and graph.work[0].row == 8
+
+    def turned(x):  # the rows of one are not the rows of the other
+        return pn.softmax(pn.softmax(x).T.reshape(4, 8))
+
+    assert [w.row for w in optimised(place, turned, (8, 4)).work] == [4, 8]
+    graph = optimised(place, lambda x: pn.softmax(pn.softmax(x).T), (8, 8))
+    assert len(graph.work) == 2
+
+
 def test_a_formula_follows_a_transposition_a_slice_and_a_reshape(place):
     graph = inlined(
         place, lambda x: (pn.tanh(x).mT[1:, ::2] * 2).reshape(-1) + 1, (6, 5)

@@ -17,6 +17,9 @@ from .ops.create import positions
 from .ops.shape import as_shape, broadcast_to, reshape
 
 
+_DLPACK_CUDA = 2  # kDLCUDA in DLPack's header
+
+
 def _place(device: Any) -> Device:
     return default_device() if device is None else get(device)
 
@@ -124,8 +127,22 @@ def asarray(
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor with a copy of the values of anything on the CPU that speaks DLPack."""
-    return tensor(np.from_dlpack(x), device=device)
+    """A tensor of the values of anything that speaks DLPack: on the CPU a copy; on an
+    NVIDIA GPU the same memory, on the cuda device, unless copy=True.
+
+    Memory that is shared shows here what others write to it, and there what a compiled
+    step writes to this tensor.
+    """
+    kind, number = x.__dlpack_device__()
+    if kind != _DLPACK_CUDA:
+        return tensor(np.from_dlpack(x), device=device)
+    place = get(f"cuda:{number}")
+    buffer, dtype, shape, strides, offset = place.backend.borrow(x)
+    seen = arrays.layout(shape, dtype, place, strides, offset)
+    shared = Tensor(arrays.Array(buffer, seen))
+    if copy:
+        return tensor(shared.numpy(), device=place if device is None else device)
+    return shared if device is None else shared.to(device)
 
 
 def _number(value: Any, dtype: Dtype, device: Device) -> Tensor:

@@ -186,6 +186,9 @@ class Backend(Protocol):
         buffers of all slots."""
         ...
 
+    # A backend whose memory other packages can see also has `dlpack_device`, and `lend` and
+    # `borrow` as the cuda backend has them.
+
     def memory(self) -> dict[str, int]:
         """Bytes: {"used": held by live buffers, "reserved": with the pool's, "peak"}."""
         ...

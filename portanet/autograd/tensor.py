@@ -312,10 +312,15 @@ class Tensor(Methods):
         return values if dtype is None else values.astype(dtype)
 
     def __dlpack__(self, **options: Any):
-        return self._host("__dlpack__").__dlpack__(**options)
+        lend = getattr(self.device.backend, "lend", None)
+        if lend is None:
+            return self._host("__dlpack__").__dlpack__(**options)
+        array = self._read()
+        return lend(array.buffer, array.layout, **options)
 
     def __dlpack_device__(self):
-        return self._host("__dlpack_device__").__dlpack_device__()
+        device = getattr(self.device.backend, "dlpack_device", None)
+        return device or self._host("__dlpack_device__").__dlpack_device__()
 
     def _host(self, name: str) -> np.ndarray:
         if self.device.type != "cpu":

@@ -8,6 +8,7 @@ has `plan(program, words, gpu)`, which chooses among them (`plan.py` says what a
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import threading
 from collections.abc import Callable, Sequence
@@ -16,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import ALL, Dtype
-from ..errors import DeviceError
 from ..program import Program
 from ..program import fault as fault_of
-from . import lower
+from . import dlpack, lower
 from .plan import Gpu, Plan, Step
 from .sequence import Replay
 
@@ -121,6 +121,18 @@ def plan_of(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     return module.plan(program, tuple(words), gpu)
 
 
+@functools.cache
+def has(kernel: str) -> bool:
+    """Whether a kernel of this stem exists."""
+    return (lower.HERE / f"{kernel}.cu").exists()
+
+
+def text(program: Program, words: Sequence[int], gpu: Gpu = NO_GPU) -> str:
+    """The CUDA C++ of a launch: each text once."""
+    steps = plan_of(program, words, gpu).steps
+    return "\n\n".join(dict.fromkeys(lower.text(program, step) for step in steps))
+
+
 class Backend:
     """One NVIDIA GPU, opened. See portanet.program.Backend."""
 
@@ -138,9 +150,7 @@ class Backend:
         self._fault: Buffer | None = None
         self._may_have_faulted = False
 
-    def has(self, kernel: str) -> bool:
-        """Whether a kernel of this stem exists."""
-        return (lower.HERE / f"{kernel}.cu").exists()
+    has = staticmethod(has)
 
     def itemsize(self, dtype: Dtype) -> int:
         """Bytes that an element takes on this device."""
@@ -192,6 +202,22 @@ class Backend:
         """Return when all launches are done; raises their faults."""
         self._read([])
 
+    def lend(self, buffer: Any, layout: Any, **options: Any) -> Any:
+        """A DLPack capsule of what a layout sees of a buffer, without a copy."""
+        with self._lock:
+            return dlpack.lend(self._host, buffer, layout, **options)
+
+    def borrow(self, x: Any) -> tuple[Any, Dtype, tuple, tuple, int]:
+        """(buffer, dtype, shape, strides, offset) of anything on this GPU that speaks
+        DLPack, without a copy."""
+        with self._lock:
+            return dlpack.borrow(self._host, x)
+
+    @property
+    def dlpack_device(self) -> tuple[int, int]:
+        """The device's type and number in DLPack."""
+        return dlpack.CUDA, self._host.index
+
     def memory(self) -> dict[str, int]:
         """Bytes held by live buffers; those and the pool's; the most ever held."""
         host = self._host
@@ -218,8 +244,8 @@ class Backend:
         }
 
     def text(self, program: Program) -> str:
-        """The CUDA C++ of a program, with words of ones."""
-        return lower.text(program, plan_of(program, [1] * 64, self._host.gpu).steps[0])
+        """The CUDA C++ of a program, for words that are all 1."""
+        return text(program, [1] * 64, self._host.gpu)
 
     # ------------------------------------------------------------------ faults
 
@@ -247,6 +273,3 @@ class Backend:
                 host.fill(self._fault.address, FAULT_BYTES)
                 raise fault_of(word & 255, list(self._labels)[word >> 8], value, size)
         return data
-
-
-__all__ = ["Backend", "DeviceError"]

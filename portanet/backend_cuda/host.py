@@ -6,6 +6,7 @@ pool of the driver's own and goes back to it in the order of the stream.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import gc
@@ -273,6 +274,9 @@ class Staging:
 
 # ------------------------------------------------------------------------ device
 
+_exiting: list[bool] = []
+atexit.register(_exiting.append, True)
+
 
 class Host:
     """One GPU, opened. Not safe for several threads at once, but for `release`."""
@@ -392,9 +396,11 @@ class Host:
         )
 
     def release(self, address: int, nbytes: int) -> None:
-        """Give memory back once the stream is past what uses it."""
+        """Give memory back once the stream is past what uses it. Runs anywhere, also
+        inside the garbage collector; at exit the driver frees all by itself."""
         self.used -= nbytes
-        self.driver.cuMemFreeAsync(address, self.stream)
+        if not _exiting:
+            self.driver.cuMemFreeAsync(address, self.stream)
 
     def reserved(self) -> int:
         """Bytes that the pool holds."""
@@ -448,6 +454,14 @@ class Host:
     def wait(self) -> None:
         """Return when the stream is empty."""
         self.call("cuStreamSynchronize", self.stream)
+
+    def order(self, first: Any, then: Any) -> None:
+        """What is queued on one stream comes before what will be queued on another."""
+        self.use()
+        event = self.call("cuEventCreate", 2)
+        self.call("cuEventRecord", event, first)
+        self.call("cuStreamWaitEvent", then, event, 0)
+        self.call("cuEventDestroy", event)
 
     # ----------------------------------------------------------------- kernels
 

@@ -42,8 +42,11 @@ COMPUTED_AS = {t: STORED_AS[t] for t in (bool_, int32, uint32, int64, float32, f
 
 @functools.cache
 def file_text(name: str) -> str:
-    """A file of this folder."""
-    return (HERE / name).read_text(encoding="utf-8")
+    """A file of this folder; a line that includes another one is that one's text."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return re.sub(
+        r'^#include "(\w+\.cuh)"$', lambda m: file_text(m[1]), text, flags=re.MULTILINE
+    )
 
 
 @functools.cache

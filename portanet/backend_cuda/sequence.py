@@ -7,11 +7,12 @@ records a graph, and from then on a replay is one call of the driver.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 MAX_GRAPHS = 16  # kept; then all are dropped
-WORTH = 3  # launches from which on a graph is quicker
+WORTH = 2  # launches from which on a graph is quicker
 
 
 class Replay:
@@ -77,5 +78,5 @@ class Replay:
         self.graphs.clear()
 
     def __del__(self):
-        if getattr(self, "graphs", None):
+        if getattr(self, "graphs", None) and not sys.is_finalizing():
             self._drop()

@@ -1,4 +1,4 @@
-"""The text that an operator becomes on a device: WGSL on wgpu, bytecode or C on cpu.
+"""The text that an operator becomes on a device: WGSL, CUDA C++, bytecode or C.
 
 The operator is run on one of its own test cases, with no data, and each program that it
 launches is printed. No adapter is needed.
@@ -31,12 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     mark = _comment(recorder.kind)
     print(f"{mark} {op.name} of {shapes} on {recorder.kind}")
-    for number, program in enumerate(recorder.programs, 1):
+    for number, (program, words) in enumerate(recorder.programs.items(), 1):
         types = [
             " ".join(t.name for t in ts) for ts in (program.inputs, program.outputs)
         ]
         print(f"\n{mark} {number}. {program.kernel}: {types[0]} -> {types[1]}")
-        print(recorder.text(program).strip())
+        print(recorder.text(program, words).strip())
     return 0
 
 
@@ -62,7 +62,7 @@ class Recorder:
         from ..devices import Device
 
         self.kind = name.partition(":")[0]
-        self.programs: list[Any] = []
+        self.programs: dict[Any, Sequence[int]] = {}  # with the words of a launch
         self.text, self.has, self.dtypes = _language(name)
         self.device = Device(name, self)
 
@@ -76,24 +76,33 @@ class Recorder:
         return None
 
     def build(self, program: Any, words: Sequence[int]) -> Callable[..., None]:
-        if program not in self.programs:
-            self.programs.append(program)
+        self.programs.setdefault(program, words)
         return lambda *buffers: None
 
 
 def _language(name: str) -> tuple[Callable, Callable, frozenset]:
     """What a device says of programs: their text, the kernels and dtypes that it has.
 
-    WGSL is made without a device, with the dtypes that an adapter may have.
+    WGSL and CUDA C++ are made without a device, with the dtypes that one may have.
     """
     if name.partition(":")[0] == "wgpu":
         from ..shaders import lower, variants
 
-        return lower.wgsl, variants.has, frozenset(lower.STORED_AS)
+        wgsl = lower.wgsl
+        return (
+            (lambda program, words: wgsl(program)),
+            variants.has,
+            frozenset(lower.STORED_AS),
+        )
+    if name.partition(":")[0] == "cuda":
+        from .. import backend_cuda
+
+        return backend_cuda.text, backend_cuda.has, backend_cuda.Backend.dtypes
     from ..devices import get
 
     backend = get(name).backend
-    return backend.text, backend.has, backend.dtypes
+    text = backend.text
+    return (lambda program, words: text(program)), backend.has, backend.dtypes
 
 
 def _launch(op: Any, recorder: Recorder, dtype: str | None) -> str:

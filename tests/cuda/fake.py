@@ -11,10 +11,10 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("fakecuda.cpp", "cusim.h")
+SOURCES = ("fakecuda.cpp", "cusim.h", "flat/cusim.h")
 # Without contraction: what is computed in float is rounded as the texts say.
 FLAGS = "-std=c++17 -O1 -ffp-contract=off -w -fPIC -shared"
-KERNEL = f"g++ {FLAGS} -DPN_SIMULATED -I {HERE} -x c++"
+KERNEL = f"g++ {FLAGS} -DPN_SIMULATED -x c++ -I {HERE}"
 
 
 def folder() -> Path:
@@ -43,8 +43,10 @@ def environment() -> dict[str, str]:
     """What a process that uses the fake driver needs."""
     there = build()
     return {
+        "FAKECUDA_GPUS": "2",
         "FAKECUDA_TEXTS": str(there / "texts"),
         "FAKECUDA_BUILD": KERNEL,
+        "FAKECUDA_BUILD_FLAT": f"{KERNEL}/flat",
         "PORTANET_CUDA_TEXTS": str(there / "texts"),
         "LD_LIBRARY_PATH": str(there),
     }

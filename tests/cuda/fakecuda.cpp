@@ -7,8 +7,9 @@
 // bytes, and what is written past the end of a block is found at the next synchronisation.
 //
 // Before cuInit, by the environment: FAKECUDA_GPUS (1), FAKECUDA_VERSION (13000),
-// FAKECUDA_ARCH (80), FAKECUDA_MEMORY (bytes, 2 GiB), FAKECUDA_TEXTS, FAKECUDA_BUILD (a
-// command that makes $2 of $1). From a test, by ctypes: fakecuda_fail, fakecuda_calls.
+// FAKECUDA_ARCH (80), FAKECUDA_MEMORY (bytes, 2 GiB), FAKECUDA_TEXTS, FAKECUDA_BUILD (the
+// command that builds a text) and FAKECUDA_BUILD_FLAT (one without barriers). From a test,
+// by ctypes: fakecuda_fail, fakecuda_calls.
 #include <dlfcn.h>
 #include <elf.h>
 #include <unistd.h>
@@ -149,7 +150,21 @@ static int synchronize(Stream *s) {
     return failed;
 }
 
+// The default streams have the numbers 0 to 2.
+static Stream *stream_of(Stream *s) {
+    static std::map<int, Stream *> defaults;
+    if ((uintptr_t)s > 2) return s;
+    Stream *&found = defaults[current];
+    if (!found) {
+        found = new Stream;
+        found->device = current;
+        streams.push_back(found);
+    }
+    return found;
+}
+
 static int later(Stream *s, Work work) {
+    s = stream_of(s);
     if (s->device != current) return INVALID_CONTEXT;
     if (s->capture) {
         s->capture->works.push_back(std::move(work));
@@ -336,6 +351,7 @@ API int cuStreamCreate(Stream **s, unsigned) {
 }
 CALL(cuStreamSynchronize, Stream *s)
 static int cuStreamSynchronize_body(Stream *s) {
+    s = stream_of(s);
     return s->capture ? CAPTURE_UNSUPPORTED : synchronize(s);
 }
 API int cuStreamSynchronize(Stream *s) { return cuStreamSynchronize_call(s); }
@@ -344,6 +360,7 @@ API int cuEventCreate(Event **e, unsigned) { return *e = new Event, 0; }
 API int cuEventDestroy(Event *e) { return delete e, 0; }
 API int cuEventRecord(Event *e, Stream *s) {
     std::lock_guard<std::recursive_mutex> guard(lock);
+    s = stream_of(s);
     if (s->device != current) return INVALID_HANDLE;
     e->stream = s;
     e->at = s->put;
@@ -385,14 +402,14 @@ static int cuModuleLoadData_body(Module **m, const void *image) {
 API int cuModuleLoadData(Module **m, const void *i) { return cuModuleLoadData_call(m, i); }
 
 // The text's shared object, built unless another process has built it.
-static void *built(const std::string &text) {
+static void *built(const std::string &text, bool is_flat) {
     const std::string from = std::string(getenv("FAKECUDA_TEXTS")) + "/" + text;
     const std::string to = from + ".so", made = to + "." + std::to_string(getpid());
     if (access(to.c_str(), R_OK)) {
-        const std::string command = std::string(getenv("FAKECUDA_BUILD")) + " '" + from +
-                                    ".cu' -o '" + made + "' && mv '" + made + "' '" + to +
-                                    "'";
-        if (system(command.c_str())) return nullptr;
+        const char *command = getenv(is_flat ? "FAKECUDA_BUILD_FLAT" : "FAKECUDA_BUILD");
+        const std::string line = std::string(command) + " '" + from + ".cu' -o '" + made;
+        if (system((line + "'").c_str()) || rename(made.c_str(), to.c_str()))
+            return nullptr;
     }
     void *found = dlopen(to.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!found) fprintf(stderr, "fakecuda: %s\n", dlerror());
@@ -407,7 +424,8 @@ static int cuModuleGetFunction_body(Function **f, Module *m, const char *name) {
         if (std::search(image.begin(), image.end(), wanted.begin(), wanted.end()) ==
             image.end())
             return NOT_FOUND;
-        void *library = built(wanted.substr(wanted.rfind('_') + 1));
+        const bool is_flat = !wanted.rfind("elementwise_", 0);
+        void *library = built(wanted.substr(wanted.rfind('_') + 1), is_flat);
         if (!library) return INVALID_IMAGE;
         Function made{wanted};
         auto size = (void (*)(int *, size_t *))dlsym(

@@ -126,7 +126,7 @@ def layouts(shape, name, seed=0):
 # ---- matmul
 
 
-def matmul(a, b, a_base=None, b_base=None, out=None):
+def matmul(a, b, a_base=None, b_base=None, out=None, launch=launch):
     """a @ b for views of at least two dimensions with the same batch dimensions."""
     a_base, b_base = a if a_base is None else a_base, b if b_base is None else b_base
     *batch, m, k = a.shape
@@ -236,7 +236,7 @@ def test_matmul_lets_infinities_and_nan_through():
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin")
 
 
-def reduce(which, x, axes, base=None, out=None):
+def reduce(which, x, axes, base=None, out=None, launch=launch):
     base = x if base is None else base
     strides = strides_of(x)
     kept = [d for d in range(x.ndim) if d not in axes]
@@ -387,7 +387,7 @@ def test_a_long_float32_sum_is_as_good_as_pairwise():
 # ---- scan
 
 
-def scan(which, mode, x, base=None, out=None):
+def scan(which, mode, x, base=None, out=None, launch=launch):
     base = x if base is None else base
     words = [*x.shape, offset_of(x, base), *strides_of(x)]
     name = out or x.dtype.name
@@ -441,7 +441,7 @@ def test_scan(which, mode, name):
 # ---- gather and scatter
 
 
-def gather(x, indices, x_base=None, i_base=None):
+def gather(x, indices, x_base=None, i_base=None, launch=launch):
     x_base = x if x_base is None else x_base
     i_base = indices if i_base is None else i_base
     outer, count, inner = indices.shape
@@ -451,7 +451,7 @@ def gather(x, indices, x_base=None, i_base=None):
     return launch("gather", words, [result], [x_base, i_base]).reshape(indices.shape)
 
 
-def scatter(mode, y, v, indices, v_base=None, i_base=None):
+def scatter(mode, y, v, indices, v_base=None, i_base=None, launch=launch):
     v_base = v if v_base is None else v_base
     i_base = indices if i_base is None else i_base
     outer, size, inner = y.shape
@@ -615,7 +615,7 @@ def test_philox_gives_the_known_answers():
     assert list(random(4, [0, 0, 0, 0])[0]) == zeros
 
 
-def random(n, state, offset=0):
+def random(n, state, offset=0, launch=launch):
     states = np.array([9] * offset + list(state), np.uint32)
     words = [n, (n + 3) // 4, offset]
     return launch("random", words, [("uint32", n), ("uint32", 4)], [states])

@@ -49,6 +49,13 @@ def file_text(name: str) -> str:
     )
 
 
+def with_headers(text: str) -> str:
+    """The text with the files of this folder that it includes where it says so."""
+    return re.sub(
+        r'^#include "(\w+\.cuh)"$', lambda m: file_text(m[1]), text, flags=re.M
+    )
+
+
 @functools.cache
 def _scalar_functions() -> dict[str, str]:
     """Name -> the part of scalar.cuh that declares it."""
@@ -90,7 +97,7 @@ def text(program: Program, step: Step) -> str:
     ]
     lines += [f"#define PN_OPTION_{option} 1" for option in program.options]
     lines += [f"#define {name} {value}" for name, value in step.defines]
-    kernel = file_text(f"{program.kernel}.cu")
+    kernel = with_headers(file_text(f"{program.kernel}.cu"))
     if program.expression is not None:
         kernel = elementwise(program, kernel, dict(step.defines))
     parts = ["\n".join(lines), file_text("pn.cuh"), scalars_of(kernel), kernel]

@@ -6,6 +6,7 @@ A kernel is two files of one stem. `scan.cu` holds the entries, and `scan.py` a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -37,3 +38,15 @@ class Plan:
 
     steps: tuple[Step, ...]
     temporaries: tuple[int, ...] = field(default=())  # bytes of each
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def index_type(
+    sizes: Sequence[int], shape: Sequence[int], strides: Sequence[int], offset: int
+) -> str:
+    """The C type for counts up to `sizes` and for places in a view."""
+    reach = sum((n - 1) * abs(s) for n, s in zip(shape, strides))
+    return "int" if max(*sizes, offset + reach, 0) < 1 << 30 else "long long"

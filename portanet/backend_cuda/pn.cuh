@@ -8,8 +8,9 @@
 //   #define PN_X0 pn_float16
 //   #define PN_OPTION_sum 1             each option of the program
 //
-// and whatever the variant chooses (`defines` of a Step in plan.py). A kernel file
-// includes nothing: where it is compiled there are no headers, not even CUDA's. It holds
+// and whatever the variant chooses (`defines` of a Step in plan.py). Where a kernel is
+// compiled there are no headers, not even CUDA's; a line `#include "tile.cuh"` is replaced
+// by that file of this folder. It holds
 // templated __device__ bodies, and an entry for each variant:
 //
 //   PN_ENTRY(rows, 256)(PN_Y0 *__restrict__ y, const PN_X0 *__restrict__ x, PN_P P) {
@@ -34,8 +35,9 @@
 #define PN_JOIN_(a, b) a##_##b
 #define PN_JOIN(a, b) PN_JOIN_(a, b)
 #define PN_NAME(name) PN_JOIN(name, PN_TEXT)
-#define PN_ENTRY(name, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) PN_NAME(name)
+// PN_ENTRY(name, threads) or PN_ENTRY(name, threads, blocks that a multiprocessor holds)
+#define PN_ENTRY(name, ...) \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) PN_NAME(name)
 #define PN_DEVICE static __device__ __forceinline__
 
 // The words, in the constant bank: an index that is not known there costs nothing.
@@ -116,6 +118,21 @@ template <> struct pn_computed<pn_bfloat16> {
     typedef float type;
 };
 template <class T> using pn_compute = typename pn_computed<T>::type;
+
+template <class T> struct pn_counted;
+template <> struct pn_counted<int> {
+    typedef unsigned type;
+};
+template <> struct pn_counted<long long> {
+    typedef unsigned long long type;
+};
+// What an index is divided in: unsigned is faster.
+template <class T> using pn_unsigned = typename pn_counted<T>::type;
+
+// N neighbours, loaded and stored as one where N * sizeof(T) is 4, 8 or 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N) pn_pack {
+    T at[N];
+};
 
 // ---- Faults, as portanet/program.py numbers them. The first one is kept until a read.
 

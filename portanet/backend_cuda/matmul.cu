@@ -1,0 +1,202 @@
+// y[b, i, j] = sum over l of a[b, i, l] * x[b, l, j]; y contiguous, a and x strided.
+// (x is called b where no batch is meant.)
+//
+// words: splits, chunk, batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset,
+//        b_row, b_column, batch_shape[], a_batch_strides[], b_batch_strides[]
+//
+// Split s sums l in [s chunk, min((s + 1) chunk, k)) into a partial result of its own,
+// partial[s, b, i, j]; `combine` adds those, s ascending. So the order of every sum is set
+// by the sizes.
+//
+// tile: a block makes PN_BM x PN_BN of y (tile.cuh). each: a thread an element of y. dots:
+// a warp an element, for long sums that are few.
+//
+// A text holds one entry, PN_STEP_name. PN_SPLIT: y is partial, of the compute type.
+#include "tile.cuh"
+
+typedef PN_INDEX index_t;
+typedef pn_compute<PN_Y0> T;
+#if PN_SPLIT
+typedef T Target;
+#else
+typedef PN_Y0 Target;
+#endif
+
+struct Batch {
+    index_t a, b;  // offsets
+};
+PN_DEVICE Batch batch_at(const pn_words &P, unsigned number) {
+    const int rank = (int)P[6];
+    Batch at = {(index_t)P[7], (index_t)P[10]};
+#pragma unroll 1
+    for (int d = rank; d > 0; d--) {
+        const unsigned size = (unsigned)P[12 + d], rest = number / size;
+        const index_t i = (index_t)(number - rest * size);
+        at.a += i * (index_t)P[12 + rank + d];
+        at.b += i * (index_t)P[12 + 2 * rank + d];
+        number = rest;
+    }
+    return at;
+}
+
+#if defined(PN_STEP_tile)
+// Rows of a, or columns of b: element (i, l) is at data[i outer + l inner]. Rows past the
+// last are the last again; nobody stores their products.
+template <class S, int N, bool IS_ALONG_L> struct Matrix {
+    typedef pn_pack<S, N> Pack;
+    typedef index_t Start;
+    static constexpr int VECTOR = N;
+    static constexpr bool ALONG_L = IS_ALONG_L;
+    const S *data;
+    index_t outer, inner;
+    int size, end;
+
+    __device__ __forceinline__ index_t start(int i) const {
+        if (i >= size) i = size - VECTOR_ACROSS;
+        return (index_t)i * (VECTOR_ACROSS > 1 ? 1 : outer);
+    }
+    __device__ __forceinline__ void load(index_t at, int l, Pack &pack) const {
+        if (l < end) {
+            const index_t step = ALONG_L && N > 1 ? 1 : inner;
+            pack = *(const Pack *)(data + at + (index_t)l * step);
+        } else {
+#pragma unroll
+            for (int v = 0; v < N; v++) pack.at[v] = S{};
+        }
+    }
+    static constexpr int VECTOR_ACROSS = ALONG_L ? 1 : N;
+};
+
+// Blocks that run at the same time share rows and columns: bands of 8 tiles down.
+PN_DEVICE void place_of(unsigned tile, unsigned down, unsigned across, int &i, int &j) {
+    const unsigned band = tile / (8 * across), first = band * 8;
+    const unsigned height = down - first < 8 ? down - first : 8;
+    const unsigned rest = tile - band * 8 * across;
+    i = (int)(first + rest % height) * PN_BM;
+    j = (int)(rest / height) * PN_BN;
+}
+
+typedef pn_tile<T, PN_BM, PN_BN, PN_BK, PN_TM, PN_TN> Tile;
+PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), PN_BLOCKS)
+(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+    const unsigned down = (unsigned)((P[3] + PN_BM - 1) / PN_BM);
+    const unsigned across = (unsigned)((P[4] + PN_BN - 1) / PN_BN);
+    const unsigned which = blockIdx.x / (down * across);
+    const unsigned split = which / (unsigned)P[2], batch = which - split * (unsigned)P[2];
+    int first_row, first_column;
+    place_of(blockIdx.x - which * down * across, down, across, first_row, first_column);
+    const Batch at = batch_at(P, batch);
+    const int m = (int)P[3], n = (int)P[4], begin = (int)((long long)split * P[1]);
+    const int end = begin + P[1] < P[5] ? begin + (int)P[1] : (int)P[5];
+    const Matrix<PN_X0, PN_A_VECTOR, PN_A_ALONG_L> rows = {
+        a + at.a, (index_t)P[8], (index_t)P[9], m, end};
+    const Matrix<PN_X1, PN_B_VECTOR, PN_B_ALONG_L> columns = {
+        b + at.b, (index_t)P[12], (index_t)P[11], n, end};
+    T sums[PN_TM][PN_TN];
+    Tile::multiply(rows, columns, first_row, first_column, begin, end, sums);
+    y += (long long)which * m * n;
+#pragma unroll
+    for (int r = 0; r < PN_TM; r++) {
+        const int i = first_row + Tile::row(r);
+        if (i >= m) continue;
+#pragma unroll
+        for (int c = 0; c < PN_TN; c += PN_Y_VECTOR) {
+            const int j = first_column + Tile::column(c);
+            if (j >= n) continue;
+            pn_pack<Target, PN_Y_VECTOR> made;
+#pragma unroll
+            for (int v = 0; v < PN_Y_VECTOR; v++) pn_convert(&made.at[v], sums[r][c + v]);
+            *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * n + j) = made;
+        }
+    }
+}
+PN_EXPORT(tile)
+#endif
+
+// sum + a[i] * b[j]
+PN_DEVICE T plus(T sum, const PN_X0 *a, index_t i, const PN_X1 *b, index_t j) {
+    return pn_fma((T)pn_load(a, i), (T)pn_load(b, j), sum);
+}
+
+#if defined(PN_STEP_each)
+PN_ENTRY(each, 128)
+(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+    const unsigned m = (unsigned)P[3], n = (unsigned)P[4], batches = (unsigned)P[2];
+    const long long o = (long long)blockIdx.x * 128 + threadIdx.x;
+    if (o >= P[0] * batches * m * n) return;
+    const unsigned row = (unsigned)(o / n), j = (unsigned)(o % n);
+    const unsigned which = row / m, i = row - which * m;
+    const unsigned split = which / batches;
+    const Batch at = batch_at(P, which - split * batches);
+    const long long begin = (long long)split * P[1];
+    const int count = (int)((begin + P[1] < P[5] ? begin + P[1] : P[5]) - begin);
+    const index_t a_step = (index_t)P[9], b_step = (index_t)P[11];
+    index_t left = at.a + (index_t)i * (index_t)P[8] + (index_t)begin * a_step;
+    index_t top = at.b + (index_t)j * (index_t)P[12] + (index_t)begin * b_step;
+    T sums[4] = {};  // four chains, so that loads and sums overlap
+    int l = 0;
+    for (; l + 4 <= count; l += 4) {
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            sums[u] = plus(sums[u], a, left + u * a_step, b, top + u * b_step);
+        left += 4 * a_step;
+        top += 4 * b_step;
+    }
+    for (; l < count; l++, left += a_step, top += b_step)
+        sums[0] = plus(sums[0], a, left, b, top);
+    pn_store(y, o, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+PN_EXPORT(each)
+#endif
+
+#if defined(PN_STEP_dots)
+// The four warps of a block take neighbouring elements. PN_VECTOR neighbours along l a load.
+PN_ENTRY(dots, 128)
+(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+    const unsigned m = (unsigned)P[3], n = (unsigned)P[4], batches = (unsigned)P[2];
+    const long long o = (long long)blockIdx.x * 4 + threadIdx.x / 32;
+    if (o >= P[0] * batches * m * n) return;  // the whole warp
+    const unsigned row = (unsigned)(o / n), j = (unsigned)(o % n);
+    const unsigned which = row / m, i = row - which * m;
+    const unsigned split = which / batches;
+    const Batch at = batch_at(P, which - split * batches);
+    const int begin = (int)((long long)split * P[1]);
+    const int end = begin + P[1] < P[5] ? begin + (int)P[1] : (int)P[5];
+    const index_t a_step = (index_t)P[9], b_step = (index_t)P[11];
+    const PN_X0 *left = a + at.a + (index_t)i * (index_t)P[8];
+    const PN_X1 *top = b + at.b + (index_t)j * (index_t)P[12];
+    T sums[PN_VECTOR] = {};
+#pragma unroll 4
+    for (int l = begin + threadIdx.x % 32 * PN_VECTOR; l < end; l += 32 * PN_VECTOR) {
+#if PN_VECTOR > 1
+        const pn_pack<PN_X0, PN_VECTOR> u = *(const pn_pack<PN_X0, PN_VECTOR> *)(left + l);
+        const pn_pack<PN_X1, PN_VECTOR> v = *(const pn_pack<PN_X1, PN_VECTOR> *)(top + l);
+#pragma unroll
+        for (int e = 0; e < PN_VECTOR; e++)
+            sums[e] = pn_fma((T)pn_value(u.at[e]), (T)pn_value(v.at[e]), sums[e]);
+#else
+        sums[0] = plus(sums[0], left, (index_t)l * a_step, top, (index_t)l * b_step);
+#endif
+    }
+    T sum = 0;
+#pragma unroll
+    for (int e = 0; e < PN_VECTOR; e++) sum += sums[e];
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2)
+        sum += __shfl_down_sync(0xffffffffu, sum, distance);
+    if (threadIdx.x % 32 == 0) pn_store(y, o, sum);
+}
+PN_EXPORT(dots)
+#endif
+
+#if defined(PN_STEP_combine)
+// y[o] = sum over s of partial[s, o]. words: splits, outputs
+PN_ENTRY(combine, 256)(PN_Y0 *__restrict__ y, const T *__restrict__ partial, PN_P P) {
+    const long long o = (long long)blockIdx.x * 256 + threadIdx.x, outputs = P[1];
+    if (o >= outputs) return;
+    T sum = 0;
+    for (int s = 0; s < (int)P[0]; s++) sum += partial[s * outputs + o];
+    pn_store(y, o, sum);
+}
+PN_EXPORT(combine)
+#endif

@@ -1,0 +1,173 @@
+"""Which entry of matmul.cu a product takes: its tile, how operands are read, splits.
+
+What decides is sizes, strides and the kind of GPU, so a result depends on these alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..dtypes import Dtype
+from ..program import Program
+from .plan import Gpu, Plan, Step, ceil_div, index_type
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of bm x bn, slices of bk, tm x tn sums a thread, blocks that fit one GPU core."""
+
+    bm: int
+    bn: int
+    bk: int
+    tm: int
+    tn: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        return self.bm // self.tm * (self.bn // self.tn)
+
+    def count(self, m: int, n: int) -> int:
+        return ceil_div(m, self.bm) * ceil_div(n, self.bn)
+
+
+# By the bytes of a sum, the largest first. 64 sums of 4 bytes leave room for two blocks of
+# 256 threads in the 65,536 registers of a multiprocessor.
+TILES = {
+    4: (
+        Tile(128, 128, 8, 8, 8, 2),
+        Tile(64, 64, 16, 4, 8, 4),
+        Tile(32, 32, 16, 4, 4, 8),
+    ),
+    8: (Tile(64, 64, 8, 4, 4, 2), Tile(32, 32, 8, 4, 2, 4)),
+}
+ENOUGH = 128  # blocks to fill a GPU with; smaller tiles or splits are taken for less
+
+
+def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
+    """One launch; two if the sum is split."""
+    batch, m, n, k, rank = words[:5]
+    outputs = batch * m * n
+    if outputs == 0:
+        return Plan(())
+    if m < 8 or n < 8 or k < 8:
+        return _thin(program, words)
+    return _tiled(program, words)
+
+
+def _tiled(program: Program, words: Sequence[int]) -> Plan:
+    batch, m, n, k, rank = words[:5]
+    tiles = TILES[program.outputs[0].compute.itemsize]
+    enough = (t for t in tiles if batch * t.count(m, n) >= ENOUGH)
+    tile = next(enough, tiles[-1])
+    blocks = batch * tile.count(m, n)
+    splits = 1
+    if blocks < ENOUGH and k >= 512:
+        splits = min(ceil_div(2 * ENOUGH, blocks), k // 256)
+    chunk = tile.bk * ceil_div(k, tile.bk * splits)
+    splits = ceil_div(k, chunk)
+    a = _operand("A", program.inputs[0], words, 0)
+    b = _operand("B", program.inputs[1], words, 1)
+    # Loads one by one, or of narrow elements, need more registers than two blocks leave.
+    is_heavy = (
+        1 in (a["PN_A_VECTOR"], b["PN_B_VECTOR"]) or program.inputs[0].itemsize < 4
+    )
+    defines = {
+        "PN_BM": tile.bm,
+        "PN_BN": tile.bn,
+        "PN_BK": tile.bk,
+        "PN_TM": tile.tm,
+        "PN_TN": tile.tn,
+        "PN_BLOCKS": 1 if is_heavy else tile.blocks,
+        **a,
+        **b,
+        "PN_Y_VECTOR": _store_width(program, n),
+    }
+    return _launches(
+        program, words, "tile", tile.threads, blocks, splits, chunk, defines
+    )
+
+
+def _strides(words: Sequence[int], which: int) -> tuple[int, int, int, list[int]]:
+    """(offset, along i or j, along l, of the batch) of operand a or b."""
+    rank = words[4]
+    batch = list(words[11 + rank * (1 + which) :][:rank])
+    if which == 0:
+        offset, outer, inner = words[5:8]
+    else:
+        offset, inner, outer = words[8:11]
+    return offset, outer, inner, batch
+
+
+def _operand(name: str, dtype: Dtype, words: Sequence[int], which: int) -> dict:
+    """How an operand is read: neighbours along l, or along i (j); how many at once."""
+    offset, outer, inner, batch = _strides(words, which)
+    size, k = words[1 + which], words[3]
+    along_l = inner == 1 or (outer != 1 and abs(inner) < abs(outer))
+    width = min(16 // dtype.itemsize, 4)
+    step, other, length = (inner, outer, k) if along_l else (outer, inner, size)
+    fits = step == 1 and all(s % width == 0 for s in (offset, other, length, *batch))
+    return {
+        f"PN_{name}_ALONG_L": int(along_l),
+        f"PN_{name}_VECTOR": width if fits else 1,
+    }
+
+
+def _store_width(program: Program, n: int) -> int:
+    width = min(4, 16 // program.outputs[0].compute.itemsize)
+    return width if n % width == 0 else 1
+
+
+def _thin(program: Program, words: Sequence[int]) -> Plan:
+    """A vector, or a very short sum: no tile would be full."""
+    batch, m, n, k, rank = words[:5]
+    outputs = batch * m * n
+    a, b = _strides(words, 0), _strides(words, 1)
+    if k >= 64 and (b[2] == 1 or outputs < 64):
+        width = 16 // max(t.itemsize for t in program.inputs)
+        rest = (k, a[0], a[1], *a[3], b[0], b[1], *b[3])
+        fits = a[2] == b[2] == 1 and all(s % width == 0 for s in rest)
+        defines = {"PN_VECTOR": width if fits else 1}
+        splits = min(ceil_div(4 * ENOUGH, outputs), k // 4096) or 1
+        chunk = 512 * ceil_div(k, 512 * splits)
+        blocks = ceil_div(outputs * ceil_div(k, chunk), 4)
+        return _launches(
+            program, words, "dots", 128, blocks, ceil_div(k, chunk), chunk, defines
+        )
+    splits = min(ceil_div(256 * ENOUGH, outputs), k // 64) or 1
+    chunk = ceil_div(max(k, 1), splits)
+    splits = ceil_div(max(k, 1), chunk)
+    blocks = ceil_div(outputs * splits, 128)
+    return _launches(program, words, "each", 128, blocks, splits, chunk, {})
+
+
+def _launches(program, words, entry, threads, blocks, splits, chunk, defines) -> Plan:
+    batch, m, n, k, rank = words[:5]
+    outputs = batch * m * n
+    index = _index(words)
+    wide = (splits, max(chunk, 1), *words)
+    grid = (blocks * (splits if entry == "tile" else 1), 1, 1)
+    common = {f"PN_STEP_{entry}": 1, "PN_INDEX": index, "PN_SPLIT": int(splits > 1)}
+    given = tuple({**common, **defines}.items())
+    if splits == 1:
+        return Plan((Step(entry, grid, threads, (0, 1, 2), wide, given),))
+    first = Step(entry, grid, threads, (3, 1, 2), wide, given)
+    given = (("PN_STEP_combine", 1), ("PN_INDEX", index), ("PN_SPLIT", 0))
+    grid = (ceil_div(outputs, 256), 1, 1)
+    second = Step("combine", grid, 256, (0, 3), (splits, outputs), given)
+    size = program.outputs[0].compute.itemsize
+    return Plan((first, second), (splits * outputs * size,))
+
+
+def _index(words: Sequence[int]) -> str:
+    """The C type of places in a and b."""
+    batch, m, n, k, rank = words[:5]
+    shape = words[11 : 11 + rank]
+    types = []
+    for which, size in ((0, m), (1, n)):
+        offset, outer, inner, steps = _strides(words, which)
+        # A tile starts, but does not load, up to 128 rows past the last.
+        sizes, strides = [size + 128, k + 128, *shape], [outer, inner, *steps]
+        types.append(index_type([m, n, k], sizes, strides, offset))
+    return max(types)

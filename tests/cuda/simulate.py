@@ -11,6 +11,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,22 @@ class Failure(Exception):
 def text(made: Program, step: Step) -> str:
     """What is compiled for a step."""
     return f"#define PN_TEXT text\n{lower.text(made, step)}"
+
+
+# Kernels whose entries need the same macros: one text for all saves most of the time.
+TOGETHER = {"reduce"}
+
+
+def simulated_text(made: Program, step: Step) -> str:
+    """What is built for a step: a text with all entries, where they allow it."""
+    code = text(made, step)
+    if made.kernel in TOGETHER:
+        names = sorted(set(re.findall(r"^#if defined\(PN_STEP_(\w+)\)", code, re.M)))
+        lines = [f"#define PN_STEP_{name} 1" for name in names]
+        code = "\n".join(
+            [*lines, code.replace(f"#define PN_STEP_{step.entry} 1\n", "")]
+        )
+    return code
 
 
 @functools.cache
@@ -114,7 +131,7 @@ class Fault(ctypes.Structure):
 
 
 def run_step(made: Program, step: Step, buffers, record: FaultRecord) -> None:
-    library = build(text(made, step))
+    library = build(simulated_text(made, step))
     arguments = [ctypes.c_void_p(buffers[b].address) for b in step.operands]
     if made.can_fault:
         arguments.append(Fault(ctypes.addressof(record), LABEL))

@@ -9,6 +9,8 @@ normalise.py    LayerNorm, RMSNorm, and norms by batch, group and instance
 embedding.py    Embedding; learned, sinusoidal and rotary positions
 resample.py     PixelShuffle, Upsample
 losses.py       CrossEntropyLoss and the like
+attention.py    MultiheadAttention, KeyValueCache
+transformer.py  Transformer, its encoder and decoder
 recurrent.py    RNN, LSTM, GRU and their cells
 pooling.py      MaxPool, AvgPool and adaptive ones, 1d to 3d
 functional.py   the functions behind them, without state
@@ -39,6 +41,7 @@ from .activations import (
     Softsign,
     Tanh,
 )
+from .attention import KeyValueCache, MultiheadAttention
 from .containers import (
     ModuleDict,
     ModuleList,
@@ -107,6 +110,13 @@ from .pooling import (
     MaxPool3d,
 )
 from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -154,6 +164,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "KLDivLoss",
+    "KeyValueCache",
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
@@ -171,6 +182,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "PairwiseDistance",
@@ -190,6 +202,11 @@ __all__ = [
     "Softplus",
     "Softsign",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Upsample",
     "functional",

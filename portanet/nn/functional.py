@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from ..autograd import Tensor, no_grad
-from ..ops import attention as attending
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
 from ..ops import normalise
@@ -20,6 +19,8 @@ from ..ops.activations import (
     selu,
     softsign,
 )
+from ..ops.attend import NAME as ATTENTION
+from ..ops.attend import attend
 from ..ops.convolve import (
     conv1d,
     conv2d,
@@ -316,8 +317,7 @@ def scaled_dot_product_attention(
     >>> nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)[0]
     tensor([1., 0.])
     """
-    name = attending.NAME
-    check_probability(name, dropout_p)
+    check_probability(ATTENTION, dropout_p)
     if dropout_p == 1:
         value, dropout_p = e.multiply(value, 0), 0.0
     args = (query, key, value, attn_mask)
@@ -325,9 +325,9 @@ def scaled_dot_product_attention(
         "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa,
     }  # fmt: skip
     if not dropout_p:
-        return attending.attend(*args, **chosen)[0]
+        return attend(*args, **chosen)[0]
     state = (generator or default_generator).state(query.device)
-    y, after = attending.attend(*args, state, dropout_p, **chosen)
+    y, after = attend(*args, state, dropout_p, **chosen)
     with no_grad():
         state.assign(after.detach())
     return y

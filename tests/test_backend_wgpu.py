@@ -731,3 +731,41 @@ def test_rows(shape, turned):
     assert np.allclose(found, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     sums = BACKEND.read(b, float32, 0, x.size).reshape(shape)
     assert np.allclose(sums, np.broadcast_to(total, shape), rtol=1e-5)
+
+
+# recurrent -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
+@pytest.mark.usefixtures("on_cpu")
+def test_a_recurrent_layer_and_its_gradients_are_the_cpus(name, monkeypatch):
+    import portanet as pn
+    from portanet import arrays
+    from portanet.autograd import gradients
+    from portanet.devices import get
+    from portanet.ops.recurrent import _GATES, OPERATORS
+
+    monkeypatch.setattr(arrays, "_plans", {})  # those made hold the other variant
+    monkeypatch.setitem(
+        get("wgpu").backend._host.description,
+        "software",
+        BACKEND._host.description["software"],
+    )
+    steps, batch, size = 3, 19, 21  # more than a tile, and no multiple of it
+    gates, biases = _GATES[name]
+    args = [values(float32, steps, batch, gates * size)]
+    args += [values(float32, batch, size) for _ in range(2 if name == "lstm" else 1)]
+    args += [
+        values(float32, gates * size, size) / 8,
+        values(float32, biases * size),
+    ]
+    ends = []
+    for device in ("cpu", "wgpu"):
+        xs = [pn.tensor(a, device=device, requires_grad=True) for a in args]
+        ys = OPERATORS[name](*xs)
+        g = pn.tensor(
+            np.cos(np.arange(ys[0].size)).reshape(ys[0].shape), "float32", device
+        )
+        ends.append([*ys, *gradients((ys[0] * g).sum(), xs)])
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-5)

@@ -269,7 +269,9 @@ def test_a_packed_batch_is_each_sequence_alone(kind, lengths, in_order, device):
             )
     padded.sum().backward()
     used = np.abs(given.grad.numpy()).sum(-1) > 0
-    assert (used == (np.arange(5)[:, None] < lengths)).all()
+    live = np.arange(5)[:, None] < lengths
+    assert not used[~live].any()
+    assert kind == "relu" or used[live].all()  # a relu may pass nothing on
 
 
 def test_packing_puts_step_after_step():

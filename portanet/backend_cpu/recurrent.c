@@ -50,7 +50,8 @@ typedef struct {
     int64_t kept;    // values a cell keeps of each element for the way back
     int64_t depth;   // elements of a row of `state`
     int64_t stride;  // of the rows of `state`: not of a power of 2, for the cache's sets
-    int64_t units, groups, height;  // blocks of the state; blocks of the batch, their rows
+    int64_t units;           // blocks of the state
+    int64_t groups, height;  // blocks of the batch, and the rows of one
     void *panels;    // weights: [unit][gate][l][UNIT]
     void *state[2];  // what the weights are multiplied with, of this step and the last
     int64_t step;

@@ -95,92 +95,131 @@ static void TYPE(pack_backward)(void *context, int64_t begin, int64_t end) {
 
 // --- Cells: one row of one unit ----------------------------------------------------
 
-static inline void TYPE(rnn_cell)(int cell, int64_t n, const T *restrict x,
-                                  const T *restrict b, const T *restrict sum,
-                                  T *restrict h, T *restrict state) {
-    for (int64_t j = 0; j < n; j++) {
-        T v = x[j] + b[j] + sum[j];
-        v = cell == RELU ? (v > 0 || v != v ? v : 0) : TANH_OF(v);
-        h[j] = state[j] = v;
-    }
+// Results go to arrays of the function's own first: those are known to be apart from what
+// is read, so that the loops over them vectorise.
+static inline void TYPE(put)(T *to, const T *from, int64_t n) {
+    if (n == UNIT)
+        memcpy(to, from, (size_t)UNIT * sizeof(T));
+    else
+        memcpy(to, from, (size_t)n * sizeof(T));
 }
 
-static inline void TYPE(lstm_cell)(int64_t n, int64_t size, const T *restrict x,
-                                   const T *restrict b, const T *restrict sum,
-                                   const T *restrict c_old, T *restrict c,
-                                   T *restrict kept, T *restrict h, T *restrict state) {
-    const int64_t step = TILE_ROWS * UNIT;
-    for (int64_t j = 0; j < n; j++) {
-        T i = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
-        T f = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
-        T g = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + sum[j + 2 * step]);
-        T o = TYPE(sigmoid)(x[j + 3 * size] + b[j + 3 * size] + sum[j + 3 * step]);
-        T v = f * c_old[j] + i * g;
-        kept[j] = i, kept[j + size] = f, kept[j + 2 * size] = g, kept[j + 3 * size] = o;
-        c[j] = v;
-        h[j] = state[j] = o * TANH_OF(v);
-    }
+static void TYPE(rnn_cell)(int cell, int64_t n, const T *x, const T *b, const T *sum,
+                           T *h, T *state) {
+    T now[UNIT];
+    if (cell == RELU)
+        for (int64_t j = 0; j < n; j++) {
+            T v = x[j] + b[j] + sum[j];
+            now[j] = v > 0 || v != v ? v : 0;
+        }
+    else
+        for (int64_t j = 0; j < n; j++) now[j] = TANH_OF(x[j] + b[j] + sum[j]);
+    TYPE(put)(h, now, n);
+    TYPE(put)(state, now, n);
 }
 
-static inline void TYPE(gru_cell)(int64_t n, int64_t size, const T *restrict x,
-                                  const T *restrict b, const T *restrict sum,
-                                  const T *restrict h_old, T *restrict kept,
-                                  T *restrict h, T *restrict state) {
+static void TYPE(lstm_cell)(int64_t n, int64_t size, const T *x, const T *b, const T *sum,
+                            const T *c_old, T *c, T *kept, T *h, T *state) {
     const int64_t step = TILE_ROWS * UNIT;
+    T i[UNIT], f[UNIT], g[UNIT], o[UNIT], cell[UNIT], now[UNIT];
     for (int64_t j = 0; j < n; j++) {
-        T r = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
-        T z = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
-        T q = b[j + 3 * size] + sum[j + 2 * step];
-        T v = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + r * q);
-        kept[j] = r, kept[j + size] = z, kept[j + 2 * size] = v, kept[j + 3 * size] = q;
-        h[j] = state[j] = v + z * (h_old[j] - v);
+        i[j] = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
+        f[j] = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
+        g[j] = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + sum[j + 2 * step]);
+        o[j] = TYPE(sigmoid)(x[j + 3 * size] + b[j + 3 * size] + sum[j + 3 * step]);
+        cell[j] = f[j] * c_old[j] + i[j] * g[j];
+        now[j] = o[j] * TANH_OF(cell[j]);
     }
+    TYPE(put)(kept, i, n);
+    TYPE(put)(kept + size, f, n);
+    TYPE(put)(kept + 2 * size, g, n);
+    TYPE(put)(kept + 3 * size, o, n);
+    TYPE(put)(c, cell, n);
+    TYPE(put)(h, now, n);
+    TYPE(put)(state, now, n);
+}
+
+static void TYPE(gru_cell)(int64_t n, int64_t size, const T *x, const T *b, const T *sum,
+                           const T *h_old, T *kept, T *h, T *state) {
+    const int64_t step = TILE_ROWS * UNIT;
+    T r[UNIT], z[UNIT], m[UNIT], q[UNIT], now[UNIT];
+    for (int64_t j = 0; j < n; j++) {
+        r[j] = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
+        z[j] = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
+        q[j] = b[j + 3 * size] + sum[j + 2 * step];
+        m[j] = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + r[j] * q[j]);
+        now[j] = m[j] + z[j] * (h_old[j] - m[j]);
+    }
+    TYPE(put)(kept, r, n);
+    TYPE(put)(kept + size, z, n);
+    TYPE(put)(kept + 2 * size, m, n);
+    TYPE(put)(kept + 3 * size, q, n);
+    TYPE(put)(h, now, n);
+    TYPE(put)(state, now, n);
 }
 
 // The gradients of what goes in, from that of h (g + sum).
-static inline void TYPE(rnn_slope)(int cell, int64_t n, const T *restrict g,
-                                   const T *restrict sum, const T *restrict h,
-                                   T *restrict gx, T *restrict state) {
+static void TYPE(rnn_slope)(int cell, int64_t n, const T *g, const T *sum, const T *h,
+                            T *gx, T *state) {
+    T gv[UNIT];
     for (int64_t j = 0; j < n; j++) {
         T slope = cell == RELU ? (h[j] > 0 ? 1 : 0) : 1 - h[j] * h[j];
-        gx[j] = state[j] = (g[j] + sum[j]) * slope;
+        gv[j] = (g[j] + sum[j]) * slope;
     }
+    TYPE(put)(gx, gv, n);
+    TYPE(put)(state, gv, n);
 }
 
-static inline void TYPE(lstm_slope)(int64_t n, int64_t size, const T *restrict g,
-                                    const T *restrict sum, const T *restrict kept,
-                                    const T *restrict c_old, const T *restrict c,
-                                    T *restrict gc, T *restrict gx, T *restrict state) {
+static void TYPE(lstm_slope)(int64_t n, int64_t size, const T *g, const T *sum,
+                             const T *kept, const T *c_old, const T *c, T *gc, T *gx,
+                             T *state) {
+    T made[4][UNIT], carry[UNIT];
     for (int64_t j = 0; j < n; j++) {
         T i = kept[j], f = kept[j + size], m = kept[j + 2 * size], o = kept[j + 3 * size];
         T y = TANH_OF(c[j]), gh = g[j] + sum[j];
         T v = gc[j] + gh * o * (1 - y * y);
-        T gi = v * m * (i * (1 - i)), gf = v * c_old[j] * (f * (1 - f));
-        T gm = v * i * (1 - m * m), go = gh * y * (o * (1 - o));
-        gx[j] = state[j] = gi, gx[j + size] = state[j + size] = gf;
-        gx[j + 2 * size] = state[j + 2 * size] = gm;
-        gx[j + 3 * size] = state[j + 3 * size] = go;
-        gc[j] = v * f;
+        made[0][j] = v * m * (i * (1 - i));
+        made[1][j] = v * c_old[j] * (f * (1 - f));
+        made[2][j] = v * i * (1 - m * m);
+        made[3][j] = gh * y * (o * (1 - o));
+        carry[j] = v * f;
+    }
+    TYPE(put)(gc, carry, n);
+    for (int64_t k = 0; k < 4; k++) {
+        TYPE(put)(gx + k * size, made[k], n);
+        TYPE(put)(state + k * size, made[k], n);
     }
 }
 
-// What h takes past the product, z gh, waits in `carry` for the step before.
-static inline void TYPE(gru_slope)(int64_t n, int64_t size, const T *restrict g,
-                                   const T *restrict sum, const T *restrict kept,
-                                   const T *restrict h_old, T *restrict carry,
-                                   T *restrict gx, T *restrict state) {
+// What h takes past the product, z gh, waits in `past` for the step before.
+static void TYPE(gru_slope)(int64_t n, int64_t size, const T *g, const T *sum,
+                            const T *kept, const T *h_old, T *past, T *gx, T *state) {
+    T made[4][UNIT], carry[UNIT];
     for (int64_t j = 0; j < n; j++) {
         T r = kept[j], z = kept[j + size], m = kept[j + 2 * size], q = kept[j + 3 * size];
-        T gh = g[j] + sum[j] + carry[j];
-        T gn = gh * (1 - z) * (1 - m * m), gq = gn * r;
-        T gr = gn * q * (r * (1 - r)), gz = gh * (h_old[j] - m) * (z * (1 - z));
-        gx[j] = state[j] = gr, gx[j + size] = state[j + size] = gz;
-        gx[j + 2 * size] = gn, gx[j + 3 * size] = state[j + 2 * size] = gq;
+        T gh = g[j] + sum[j] + past[j], gn = gh * (1 - z) * (1 - m * m);
+        made[0][j] = gn * q * (r * (1 - r));
+        made[1][j] = gh * (h_old[j] - m) * (z * (1 - z));
+        made[2][j] = gn;
+        made[3][j] = gn * r;
         carry[j] = gh * z;
+    }
+    TYPE(put)(past, carry, n);
+    for (int64_t k = 0; k < 4; k++) {
+        TYPE(put)(gx + k * size, made[k], n);
+        if (k != 2) TYPE(put)(state + (k - k / 3) * size, made[k], n);
     }
 }
 
 // --- Steps -------------------------------------------------------------------------
+
+// Asks for a unit of each gate of a row, long before it is wanted: these rows are far
+// apart and read once, which no cache foresees.
+static inline void TYPE(ask_for)(const T *row, int64_t gates, int64_t size) {
+    for (int64_t k = 0; k < gates; k++)
+        for (int64_t j = 0; j < UNIT; j += 64 / (int64_t)sizeof(T))
+            __builtin_prefetch(row + k * size + j, 0, 2);
+}
 
 // Pieces are numbered by unit, then by group of rows.
 static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
@@ -189,11 +228,17 @@ static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
     const int64_t bias_at = r->cell == LSTM ? 4 : 3;
     T *const *out = (T *const *)r->args->buffers;
     const T *last = r->state[t & 1];
+    T *kept = out[r->cell == LSTM ? 2 : 1];  // by LSTM and GRU
     T sum[MAX_GATES * TILE_ROWS * UNIT] __attribute__((aligned(64)));
     for (int64_t piece = begin; piece < end; piece++) {
         int64_t u = piece / r->groups, from = piece % r->groups * r->height;
         int64_t height = smaller(r->height, r->rows - from);
         int64_t j = u * UNIT, width = TYPE(width)(r, u);
+        for (int64_t i = from; i < from + height; i++) {
+            TYPE(ask_for)((const T *)r->in[0] + t * w[4] + i * w[5] + j, r->gates, n);
+            if (r->cell >= LSTM)
+                TYPE(ask_for)(kept + (t * r->rows + i) * 4 * n + j, 4, n);
+        }
         for (int64_t g = 0; g < r->gates; g++)
             TYPE(products)[height - 1](
                 r->depth, last + from * r->stride, r->stride,
@@ -204,13 +249,13 @@ static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
             const T *x = (const T *)r->in[0] + t * w[4] + i * w[5] + j;
             const T *s = sum + (i - from) * UNIT;
             int64_t old = (t * r->rows + i) * n + j, now = old + r->rows * n;
-            int64_t kept = (t * r->rows + i) * r->kept * n + j;
+            int64_t gates = (t * r->rows + i) * 4 * n + j;
             T *state = (T *)r->state[(t + 1) & 1] + i * r->stride + j;
             if (r->cell == LSTM)
                 TYPE(lstm_cell)(width, n, x, b, s, out[1] + old, out[1] + now,
-                                out[2] + kept, out[0] + now, state);
+                                kept + gates, out[0] + now, state);
             else if (r->cell == GRU)
-                TYPE(gru_cell)(width, n, x, b, s, out[0] + old, out[1] + kept,
+                TYPE(gru_cell)(width, n, x, b, s, out[0] + old, kept + gates,
                                out[0] + now, state);
             else if (r->cell == RELU)
                 TYPE(rnn_cell)(RELU, width, x, b, s, out[0] + now, state);
@@ -225,11 +270,18 @@ static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
     const recurrence *r = context;
     const int64_t *w = r->args->words, n = r->size, t = r->step;
     T *const *out = (T *const *)r->args->buffers;
+    const T *kept = r->in[r->cell == LSTM ? 2 : 1];  // of LSTM and GRU
     T sum[TILE_ROWS * UNIT] __attribute__((aligned(64)));
     for (int64_t piece = begin; piece < end; piece++) {
         int64_t u = piece / r->groups, from = piece % r->groups * r->height;
         int64_t height = smaller(r->height, r->rows - from);
         int64_t j = u * UNIT, width = TYPE(width)(r, u);
+        for (int64_t i = from; i < from + height && t >= 0; i++) {
+            int64_t row = t * r->rows + i;
+            TYPE(ask_for)((const T *)r->in[0] + t * w[4] + i * w[5] + j, 1, n);
+            TYPE(ask_for)(out[0] + row * r->kept * n + j, r->kept, n);
+            if (r->cell >= LSTM) TYPE(ask_for)(kept + row * 4 * n + j, 4, n);
+        }
         if (t == r->steps - 1)
             memset(sum, 0, sizeof sum);
         else
@@ -251,12 +303,11 @@ static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
             int64_t old = row * n + j, now = old + r->rows * n;
             if (r->cell == LSTM) {
                 const T *c = r->in[3];
-                TYPE(lstm_slope)(width, n, g, s, (const T *)r->in[2] + row * 4 * n + j,
-                                 c + old, c + now, out[2] + at, gx, state);
+                TYPE(lstm_slope)(width, n, g, s, kept + row * 4 * n + j, c + old, c + now,
+                                 out[2] + at, gx, state);
             } else if (r->cell == GRU) {
-                const T *kept = (const T *)r->in[1] + row * 4 * n + j;
-                TYPE(gru_slope)(width, n, g, s, kept, (const T *)r->in[2] + old,
-                                out[1] + at, gx, state);
+                TYPE(gru_slope)(width, n, g, s, kept + row * 4 * n + j,
+                                (const T *)r->in[2] + old, out[1] + at, gx, state);
             } else {
                 const T *h = (const T *)r->in[1] + now;
                 TYPE(rnn_slope)(r->cell, width, g, s, h, gx, state);
@@ -308,7 +359,8 @@ static void TYPE(run)(recurrence *r, bool is_forward) {
     }
     r->panels = memory;
     r->state[0] = memory + panels, r->state[1] = memory + panels + state;
-    pn_parallel_for(r->units, 1, is_forward ? TYPE(pack_forward) : TYPE(pack_backward), r);
+    pn_range_fn pack = is_forward ? TYPE(pack_forward) : TYPE(pack_backward);
+    pn_parallel_for(r->units, 1, pack, r);
     int64_t pieces = r->units * r->groups;
     int64_t grain = PIECE / (r->height * UNIT * r->gates * r->size) + 1;
     if (is_forward) {

@@ -16,7 +16,7 @@ from string import Template
 from ..dtypes import Dtype, bool_, float32, int32
 from ..program import Program
 from ..scalars import Expression
-from . import indexing
+from . import indexing, recurrent
 from .lower import (
     COMPUTED_AS,
     HERE,
@@ -613,6 +613,7 @@ PLANS = {
     "scan": _scan,
     "random": _random,
     **indexing.PLANS,
+    **recurrent.PLANS,
 }
 TEXTS = {
     "elementwise": lambda program: [_elementwise_text(program)],
@@ -623,4 +624,5 @@ TEXTS = {
     "scan": lambda program: [_scan_text(program)],
     "random": lambda program: [_random_text(program)],
     **indexing.TEXTS,
+    **recurrent.TEXTS,
 }

@@ -62,6 +62,15 @@ from .namespace import (
     synchronize,
 )
 from .ops.create import one_hot, tril, triu
+from .ops.diagonal import (
+    bincount,
+    diagonal,
+    dilate,
+    kron,
+    rot90,
+    trace,
+    undilate,
+)
 from .ops.elementwise import (
     abs,
     acos,
@@ -154,8 +163,6 @@ from .ops.reduce import (
     argmax,
     argmin,
     count_nonzero,
-    cumulative_prod,
-    cumulative_sum,
     logsumexp,
     max,
     mean,
@@ -165,6 +172,13 @@ from .ops.reduce import (
     std,
     sum,
     var,
+)
+from .ops.scan import (
+    cummax,
+    cummin,
+    cumulative_prod,
+    cumulative_sum,
+    logcumsumexp,
 )
 from .ops.shape import (
     broadcast_to,

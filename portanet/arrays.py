@@ -375,6 +375,17 @@ class Emitter:
             strides = row_major(shape)
         return self.view(x, tuple(shape), strides)
 
+    def rows(self, x: Handle) -> tuple[Handle, int, int, int]:
+        """x as rows along its last axis: (x, copied where its other axes don't merge; how
+        many rows; from row to row; from element to element)."""
+        shape = x.layout.shape
+        sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
+        if len(sizes) > 1:
+            x = self.contiguous(x)
+            sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
+        rows = math.prod(shape[:-1])
+        return x, rows, strides[0] if strides else 0, x.layout.strides[-1]
+
     def plan(self, ends: Sequence[Handle], several: bool) -> Callable:
         """The recorded launches as one function of the arrays."""
         count, sizes, steps = len(self.inputs), self.sizes, self.steps

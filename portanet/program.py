@@ -43,9 +43,10 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 g, the gradient of h[1:], and [lstm: that of the last c, kept, c,] [gru:
                 kept, h,] [else h,] w.
   scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
-                contiguous (outer, n, inner). options: (which, mode): which is sum or prod,
-                mode "inclusive" or "exclusive" (which leaves out the element itself).
-                y[o, j, i] = which over l <= j of x[o, l, i].
+                contiguous (outer, n, inner). options: (which, mode): which is sum, prod,
+                logsumexp, or argmax or argmin, the last place, int32, of the extreme so far,
+                NaN before all; mode "inclusive" or, of sum and prod, "exclusive" (which leaves
+                out the element itself).  y[o, j, i] = which over l <= j of x[o, l, i].
   gather        outer, count, inner, size, x_offset, x_outer, x_axis, x_inner, i_offset,
                 i_outer, i_axis, i_inner. Inputs x, indices; output contiguous
                 (outer, count, inner). An index in [-size, 0) counts from the end; outside
@@ -62,10 +63,16 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 Inputs x (rows, size), ascending, and v (rows, count); output contiguous,
                 int32. options: (side,).  y[r, q] = how many of x[r] are below v[r, q]
                 ("left") or not above it ("right"), NaN above all.
+  fold          n, planes, y[2], q[2], t[2], stride[2], dilation[2], x_offset. Contiguous, of
+                one floating dtype.  y[n, p] = sum of x[n, t, q] over t, q with q * stride + t
+                * dilation = p, for p, t and q of two axes.
+  resample      n, outer, count, inner, size, taps, x_offset, first_offset, weights_offset.
+                Inputs x (outer, size, inner), first (count), int32, weights (count, taps).
+                y[o, p, i] = sum over t of weights[p, t] * x[o, first[p] + t, i].
   normalise     images, rows, n, eps (the bits of a float64), stretch, then the offset of each
                 input. All contiguous, of one floating dtype. options: (which,). With h = (x -
-                mean) / sqrt(var + eps): "rows_slope", of g, x (rows, n), w, makes the gradient of x and, for each `stretch` rows,
-                the sums of g h and of g; "channels_slope", of g, x, w, mean, var, is the same
+                mean) / sqrt(var + eps): "rows_slope", of g, x (rows, n), w, makes the
+                gradient of x and, for each `stretch` rows, the sums of g h and of g; "channels_slope", of g, x, w, mean, var, is the same
                 for x (images, rows, n), whose rows are channels, summed over images and n.
   random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
                 counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose

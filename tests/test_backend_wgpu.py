@@ -484,6 +484,29 @@ def test_scan(which, mode, dtype, shape):
     assert np.all(np.abs(found - expected) <= eps * (size + 1))
 
 
+@pytest.mark.parametrize("which", ["argmax", "argmin"])
+@pytest.mark.parametrize("shape", [(2, 5, 3), (3, 1000, 2), (1, 5000, 1)])
+@pytest.mark.usefixtures("on_cpu")
+def test_scan_of_extremes_finds_the_last_of_equals(which, shape):
+    x = np.round(RNG.normal(size=shape) * 3).astype(np.float32)
+    program = Program("scan", (int32,), (float32,), (which, "inclusive"))
+    words = (*shape, 0, *strides_of(x))
+    found = launch(program, words, [x.size], x).reshape(shape)
+    over = np.maximum if which == "argmax" else np.minimum
+    met = x == over.accumulate(x, axis=1)
+    places = np.arange(shape[1])[:, None]
+    assert np.array_equal(found, np.maximum.accumulate(np.where(met, places, 0), 1))
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_scan_of_exponentials_does_not_overflow():
+    x = RNG.uniform(-200, 200, (2, 3000, 1)).astype(np.float32)
+    program = Program("scan", (float32,), (float32,), ("logsumexp", "inclusive"))
+    found = launch(program, (*x.shape, 0, *strides_of(x)), [x.size], x).reshape(x.shape)
+    expected = np.logaddexp.accumulate(x.astype(np.float64), axis=1)
+    assert np.allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
 # ----------------------------------------------------------- gather, scatter
 
 

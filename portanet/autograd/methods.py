@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..ops import elementwise as e
-from ..ops import index, linear, reduce, shape
+from ..ops import diagonal, index, linear, reduce, scan, shape
 from ..ops import sort as order
 
 if TYPE_CHECKING:
@@ -329,10 +329,19 @@ class Methods:
         return reduce.norm(self, axis=axis, keepdims=keepdims, ord=ord)
 
     def cumulative_sum(self, axis: int | None = None, *, dtype: Any = None) -> Tensor:
-        return reduce.cumulative_sum(self, axis=axis, dtype=dtype)
+        return scan.cumulative_sum(self, axis=axis, dtype=dtype)
 
     def cumulative_prod(self, axis: int | None = None, *, dtype: Any = None) -> Tensor:
-        return reduce.cumulative_prod(self, axis=axis, dtype=dtype)
+        return scan.cumulative_prod(self, axis=axis, dtype=dtype)
+
+    def cummax(self, axis: int | None = None) -> scan.Extremes:
+        return scan.cummax(self, axis=axis)
+
+    def cummin(self, axis: int | None = None) -> scan.Extremes:
+        return scan.cummin(self, axis=axis)
+
+    def logcumsumexp(self, axis: int | None = None) -> Tensor:
+        return scan.logcumsumexp(self, axis=axis)
 
     # Shapes -------------------------------------------------------------------------------
 
@@ -393,6 +402,12 @@ class Methods:
 
     def matmul(self, other: Any) -> Tensor:
         return linear.matmul(self, other)
+
+    def diagonal(self, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
+        return diagonal.diagonal(self, offset=offset, axis1=axis1, axis2=axis2)
+
+    def trace(self) -> Tensor:
+        return diagonal.trace(self)
 
     def take(self, indices: Any, axis: int | None = None) -> Tensor:
         return index.take(self, indices, axis=axis)

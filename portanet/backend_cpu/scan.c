@@ -1,12 +1,15 @@
-// y[o, j, i] = sum or product over l <= j (inclusive) or l < j (exclusive) of x[o, l, i].
+// y[o, j, i] = which over l <= j (inclusive) or l < j (exclusive) of x[o, l, i]: their sum,
+// product, log of the sum of exponentials, or where their extreme was met last.
 //
 // A running total per (o, i), in float64 or in 64-bit integers whatever the type stored,
 // so a float32 or narrower result is the rounded value of a far better one; integers wrap.
 // Work is divided by (o, panel of WIDTH neighbouring i); j runs in order.
 //
 // words: outer, n, inner, offset, outer_stride, axis_stride, inner_stride
-// options: sum | prod, inclusive | exclusive
-#include "convert.h"
+// options: sum | prod | logsumexp | argmax | argmin, inclusive | exclusive; argmax and
+// argmin are int32 and, as logsumexp, inclusive; NaN is the extreme from where it stands.
+#include "order.h"
+#include "scalar.h"
 
 #define WIDTH ((int64_t)64)
 #define RUN ((int64_t)512)          // elements converted at a time where inner is 1
@@ -22,7 +25,7 @@ typedef struct {
     void *y;
     int x_dtype, y_dtype;
     int64_t outer, n, inner, offset, outer_stride, axis_stride, inner_stride, panels;
-    bool is_product, is_exclusive;
+    bool is_product, is_exclusive, is_log, is_least;
 } scan;
 
 #define DEFINE_SCAN(S, T)                                                              \
@@ -65,6 +68,51 @@ typedef struct {
 DEFINE_SCAN(f64, double)
 DEFINE_SCAN(i64, int64_t)
 
+// Rows that are neither sums nor products, one after the other: RUN elements at a time.
+static void log_row(const scan *s, int64_t x, int64_t y) {
+    double value[RUN], total = -INFINITY;
+    for (int64_t j = 0; j < s->n; j += RUN) {
+        int64_t count = s->n - j < RUN ? s->n - j : RUN;
+        load_f64(value, s->x, s->x_dtype, x + j * s->axis_stride, s->axis_stride, count);
+        for (int64_t c = 0; c < count; c++) {
+            double high = value[c] > total ? value[c] : total, low = value[c] + total - high;
+            total = high == low ? high + PN_LN2 : high + log1p(exp(low - high));
+            if (isinf(high)) total = high;
+            if (value[c] != value[c]) total = value[c];
+            value[c] = total;
+        }
+        for (int64_t c = 0; c < count; c++)
+            store_f64(s->y, s->y_dtype, y + (j + c) * s->inner, value + c, 1);
+    }
+}
+
+static void extreme_row(const scan *s, int64_t x, int64_t y) {
+    uint64_t key[RUN], best = 0;
+    uint64_t nan = pn_has_wide_keys(s->x_dtype) ? UINT64_MAX : UINT32_MAX;
+    bool is_float = s->x_dtype >= PN_FLOAT16;
+    int32_t at = 0, *to = (int32_t *)s->y + y;
+    for (int64_t j = 0; j < s->n; j += RUN) {
+        int64_t count = s->n - j < RUN ? s->n - j : RUN;
+        pn_load_keys_64(key, s->x, s->x_dtype, x + j * s->axis_stride, s->axis_stride,
+                        count);
+        for (int64_t c = 0; c < count; c++) {
+            bool is_nan = is_float && key[c] == nan;
+            uint64_t k = s->is_least ? (is_nan ? UINT64_MAX : ~key[c]) : key[c];
+            if (k >= best) best = k, at = (int32_t)(j + c);
+            to[(j + c) * s->inner] = at;
+        }
+    }
+}
+
+static void do_singly(void *context, int64_t begin, int64_t end) {
+    const scan *s = context;
+    for (int64_t t = begin; t < end; t++) {
+        int64_t o = t / s->inner, i = t % s->inner;
+        int64_t x = s->offset + o * s->outer_stride + i * s->inner_stride;
+        (s->is_log ? log_row : extreme_row)(s, x, o * s->n * s->inner + i);
+    }
+}
+
 static void do_panels(void *context, int64_t begin, int64_t end) {
     const scan *s = context;
     bool is_float = s->y_dtype >= PN_FLOAT16;
@@ -84,8 +132,14 @@ void PN_KERNEL(scan)(const pn_args *args) {
         .outer = w[0], .n = w[1], .inner = w[2], .offset = w[3], .outer_stride = w[4],
         .axis_stride = w[5], .inner_stride = w[6], .panels = (w[2] + WIDTH - 1) / WIDTH,
         .is_product = !strcmp(args->options[0], "prod"),
+        .is_log = !strcmp(args->options[0], "logsumexp"),
+        .is_least = !strcmp(args->options[0], "argmin"),
         .is_exclusive = !strcmp(args->options[1], "exclusive")};
     if (s.outer * s.n * s.inner == 0) return;
+    if (s.is_log || !strncmp(args->options[0], "arg", 3)) {
+        pn_parallel_for(s.outer * s.inner, PIECE / s.n + 1, do_singly, &s);
+        return;
+    }
     int64_t each = s.n * (s.inner < WIDTH ? s.inner : WIDTH);
     pn_parallel_for(s.outer * s.panels, PIECE / each + 1, do_panels, &s);
 }

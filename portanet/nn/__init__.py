@@ -7,7 +7,7 @@ layers.py       Linear, Dropout, Flatten, Identity
 activations.py  ReLU and the like
 normalise.py    LayerNorm, RMSNorm, and norms by batch, group and instance
 embedding.py    Embedding; learned, sinusoidal and rotary positions
-resample.py     PixelShuffle, Upsample
+resample.py     PixelShuffle, Upsample, Unfold, Fold
 losses.py       CrossEntropyLoss and the like
 attention.py    MultiheadAttention, KeyValueCache
 transformer.py  Transformer, its encoder and decoder
@@ -63,8 +63,10 @@ from .embedding import (
     SinusoidalPositions,
 )
 from .resample import (
+    Fold,
     PixelShuffle,
     PixelUnshuffle,
+    Unfold,
     Upsample,
 )
 from .layers import Dropout, Flatten, Identity, Linear
@@ -153,6 +155,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GroupNorm",
     "Hardsigmoid",
@@ -208,6 +211,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletMarginLoss",
+    "Unfold",
     "Upsample",
     "functional",
     "init",

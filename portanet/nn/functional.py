@@ -69,7 +69,13 @@ from ..ops.normalise import layer_norm
 from ..ops.norms import group_norm, rms_norm
 from ..ops.norms import instance_norm as norm_of_instances
 from ..ops.reduce import mean
-from ..ops.resample import pixel_shuffle, pixel_unshuffle, upsample_nearest
+from ..ops.fold import fold, unfold
+from ..ops.resample import (
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample_nearest,
+)
 from ..ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -114,6 +120,7 @@ __all__ = [
     "elu",
     "embedding",
     "flatten",
+    "fold",
     "gelu",
     "glu",
     "group_norm",
@@ -123,6 +130,7 @@ __all__ = [
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -154,6 +162,7 @@ __all__ = [
     "softsign",
     "tanh",
     "triplet_margin_loss",
+    "unfold",
     "upsample_nearest",
 ]
 

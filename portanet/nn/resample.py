@@ -1,4 +1,4 @@
-"""PixelShuffle, PixelUnshuffle, Upsample."""
+"""PixelShuffle, PixelUnshuffle, Upsample, Unfold, Fold."""
 
 from __future__ import annotations
 
@@ -43,19 +43,86 @@ class PixelUnshuffle(Module):
 
 
 class Upsample(Module):
-    """Each element of the axes after the channels repeated: nearest-neighbour upsampling.
+    """Other sizes of the axes after the channels, interpolated; see functional.interpolate.
 
-    x: (n, channels, ...); scale_factor: one number for all of these axes, or one for each.
+    size: of those axes, or scale_factor, one number for all or one for each. mode: "nearest",
+    "nearest-exact", "linear", "bilinear", "trilinear", "bicubic" or "area".
 
     >>> nn.Upsample(scale_factor=2)(pn.ones((1, 3, 4, 5))).shape
     (1, 3, 8, 10)
+    >>> nn.Upsample(size=(2, 3), mode="bilinear")(pn.ones((1, 3, 4, 5))).shape
+    (1, 3, 2, 3)
     """
 
-    def __init__(self, scale_factor: int | tuple[int, ...]):
-        self.scale_factor = scale_factor
+    def __init__(
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+    ):
+        self.size, self.scale_factor = size, scale_factor
+        self.mode, self.align_corners = mode, align_corners
 
     def forward(self, x: Any) -> Any:
-        return F.upsample_nearest(x, self.scale_factor)
+        return F.interpolate(
+            x, self.size, self.scale_factor, self.mode, self.align_corners
+        )
 
     def extra_repr(self) -> str:
-        return f"scale_factor={self.scale_factor}"
+        by = f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}"
+        return f"{by}, mode={self.mode!r}"
+
+
+class Unfold(Module):
+    """The windows of an image as columns: (n, c, h, w) to (n, c kh kw, windows).
+
+    >>> nn.Unfold(3, padding=1)(pn.ones((1, 2, 4, 5))).shape
+    (1, 18, 20)
+    """
+
+    def __init__(
+        self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    ):
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.padding, self.stride = padding, stride
+
+    def forward(self, x: Any) -> Any:
+        return F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, dilation={self.dilation}, "
+            f"padding={self.padding}, stride={self.stride}"
+        )
+
+
+class Fold(Module):
+    """Columns added up to an image: (n, c kh kw, windows) to (n, c, *output_size).
+
+    >>> nn.Fold((4, 5), 3, padding=1)(pn.ones((1, 18, 20))).shape
+    (1, 2, 4, 5)
+    """
+
+    def __init__(
+        self,
+        output_size: Any,
+        kernel_size: Any,
+        dilation: Any = 1,
+        padding: Any = 0,
+        stride: Any = 1,
+    ):
+        self.output_size, self.kernel_size = output_size, kernel_size
+        self.dilation, self.padding, self.stride = dilation, padding, stride
+
+    def forward(self, x: Any) -> Any:
+        return F.fold(
+            x, self.output_size, self.kernel_size, self.dilation, self.padding,
+            self.stride,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, kernel_size={self.kernel_size}, "
+            f"dilation={self.dilation}, padding={self.padding}, stride={self.stride}"
+        )

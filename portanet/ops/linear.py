@@ -259,24 +259,15 @@ def _parse(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
 
 def _diagonal(x: Any, term: str) -> tuple[Any, str]:
     """x with a letter that stands twice walked along the diagonal."""
-    from .index import take_along_axis
-    from .create import positions
-    from ..dtypes import int32
+    from .diagonal import diagonal
 
     for c in term:
         while term.count(c) > 1:
             i, j = term.index(c), term.rindex(c)
             if x.shape[i] != x.shape[j]:
                 raise ValueError(f"einsum: {c!r} is both {x.shape[i]} and {x.shape[j]}")
-            n = x.shape[i]
-            x = permute_dims(x, [d for d in range(x.ndim) if d != j] + [j])
-            term = term[:j] + term[j + 1 :] + c
-            shape = [1] * x.ndim
-            shape[i] = n
-            along = reshape(positions(x, n, int32), tuple(shape))
-            along = broadcast_to(along, (*x.shape[:-1], 1))
-            x = reshape(take_along_axis(x, along, axis=-1), x.shape[:-1])
-            term = term[:-1]
+            x = diagonal(x, axis1=i, axis2=j)
+            term = term[:i] + term[i + 1 : j] + term[j + 1 :] + c
     return x, term
 
 

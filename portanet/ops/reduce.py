@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import collapse
-from ..dtypes import as_dtype, bool_, float32, int32
+from ..dtypes import bool_, float32, int32
 from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
 from .shape import (
@@ -17,7 +17,6 @@ from .shape import (
     flip,
     moveaxis,
     normalise_axes,
-    normalise_axis,
     reshape,
 )
 
@@ -120,6 +119,8 @@ def _wide(dtype):
 
 def _grad_prod(g, y, x, *, axes):
     """g times the product of the others, which is right where elements are 0 too."""
+    from .scan import _scan
+
     order = [i for i in range(len(x.shape)) if i not in axes] + list(axes)
     rows = reshape(moveaxis(x, order, list(range(len(order)))), (*y.shape, -1))
     before = _scan(rows, which="prod", mode="exclusive")
@@ -403,112 +404,7 @@ def norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -
     return e.pow(total, 1 / ord)
 
 
-# Running sums and products ---------------------------------------------------------------------
-
-
-def _lower_scan(emit, x, *, which, mode):
-    shape = x.layout.shape
-    y = emit.empty(shape, x.layout.dtype)
-    sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
-    if len(sizes) > 1:
-        x = emit.contiguous(x)
-        sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
-    outer, step = (sizes[0], strides[0]) if sizes else (1, 0)
-    words = [outer, shape[-1], 1, x.layout.offset, step, x.layout.strides[-1], 0]
-    emit.kernel("scan", words, [y], [x], (which, mode))
-    return y
-
-
-def _scan_reference(x, *, which, mode):
-    y = np.cumsum(x, -1) if which == "sum" else np.cumprod(x, -1)
-    if mode == "exclusive":
-        start = np.full_like(y[..., :1], 0 if which == "sum" else 1)
-        y = np.concatenate([start, y[..., :-1]], -1)[..., : x.shape[-1]]
-    return y
-
-
-def _scan_grad(g, y, x, *, which, mode):
-    if which == "sum":
-        return flip(_scan(flip(g, axis=-1), which="sum", mode=mode), axis=-1)
-    return _cumprod_grad(g, x, mode)
-
-
-def _cumprod_grad(g, x, mode):
-    """dy[i]/dx[k] is the product of x[j], j <= i, without x[k]: a sum over i of rows of an
-    (n, n) table, so that zeros are right. Quadratic in n."""
-    n = x.shape[-1]
-    table = broadcast_to(reshape(x, (*x.shape[:-1], 1, n)), (*x.shape[:-1], n, n))
-    row, column = _places(x, n)
-    without = e.where(e.equal(row, column), 1, table)  # row k leaves x[k] out
-    runs = _scan(without, which="prod", mode=mode)  # [k, i]
-    reaches = e.less_equal(row, column) if mode == "inclusive" else e.less(row, column)
-    parts = e.multiply(e.where(reaches, runs, 0), reshape(g, (*g.shape[:-1], 1, n)))
-    return sum(parts, axis=-1)
-
-
-def _places(x, n):
-    from .create import positions
-
-    along = positions(x, n, int32)
-    return reshape(along, (n, 1)), reshape(along, (1, n))
-
-
-_scan = Op(
-    "scan",
-    lambda x, *, which, mode: Spec(x.shape, x.dtype),
-    grad=(_scan_grad,),
-    reference=_scan_reference,
-    cases=lambda rng: (
-        [
-            Case(
-                [rng.uniform(0.5, 1.5, s)],
-                {"which": w, "mode": m},
-                ("float32", "float64"),
-            )
-            for s in ((7,), (3, 5), (2, 1), (3, 0), (2, 3, 4), (2, 300))
-            for w in ("sum", "prod")
-            for m in ("inclusive", "exclusive")
-            if not (w == "prod" and s == (2, 300))
-        ]
-        + [
-            Case(
-                [rng.integers(-9, 9, (3, 500))],
-                {"which": "sum", "mode": "inclusive"},
-                ("int32",),
-            )
-        ]
-    ),
-    lower=_lower_scan,
-    kernel="scan",
-    ulps=64,
-)
-
-
-def _cumulative(which: str, name: str, x: Any, axis: Any, dtype: Any) -> Any:
-    if axis is None:
-        if x.ndim > 1:
-            raise ValueError(f"{name}: name the axis of a tensor of shape {x.shape}")
-        axis = 0
-    if x.ndim == 0:
-        return reshape(_cumulative(which, name, reshape(x, (1,)), 0, dtype), ())
-    at = normalise_axis(name, axis, x.ndim, x.shape)
-    x = e.astype(x, _wide(x.dtype) if dtype is None else as_dtype(dtype))
-    y = _scan(moveaxis(x, at, -1), which=which, mode="inclusive")
-    return moveaxis(y, -1, at)
-
-
-def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Any:
-    """y[i] = x[0] + ... + x[i] along an axis.
-
-    >>> pn.cumulative_sum(pn.tensor([1, 2, 3]))
-    tensor([1, 3, 6], dtype=int32)
-    """
-    return _cumulative("sum", "cumulative_sum", x, axis, dtype)
-
-
-def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Any:
-    """y[i] = x[0] * ... * x[i] along an axis."""
-    return _cumulative("prod", "cumulative_prod", x, axis, dtype)
+# Counts -----------------------------------------------------------------------------------
 
 
 def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import collapse
 from ..dtypes import float32, int32, promote
 from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
@@ -22,20 +21,9 @@ from .shape import moveaxis, normalise_axis, reshape
 # The order of rows -------------------------------------------------------------------------
 
 
-def _rows(emit, x):
-    """x under a layout whose leading axes make one: (x, rows, stride of a row, step)."""
-    shape = x.layout.shape
-    sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
-    if len(sizes) > 1:
-        x = emit.contiguous(x)
-        sizes, (strides,) = collapse(shape[:-1], [x.layout.strides[:-1]])
-    rows, stride = (sizes[0], strides[0]) if sizes else (math.prod(shape[:-1]), 0)
-    return x, rows, stride, x.layout.strides[-1]
-
-
 def _lower_argsort(emit, x, *, descending):
     y = emit.empty(x.layout.shape, int32)
-    x, rows, stride, step = _rows(emit, x)
+    x, rows, stride, step = emit.rows(x)
     words = [rows, x.layout.shape[-1], x.layout.offset, stride, step]
     order = "descending" if descending else "ascending"
     emit.kernel("sort", words, [y], [x], (order,))
@@ -157,7 +145,7 @@ def _search_rule(x: Spec, v: Spec, *, side) -> Spec:
 def _lower_search(emit, x, v, *, side):
     y = emit.empty(v.layout.shape, int32)
     count, size = v.layout.shape[-1], x.layout.shape[-1]
-    (x, _, *x_steps), (v, rows, *v_steps) = _rows(emit, x), _rows(emit, v)
+    (x, _, *x_steps), (v, rows, *v_steps) = emit.rows(x), emit.rows(v)
     words = [rows * count, count, size, x.layout.offset, *x_steps]
     emit.kernel("search", [*words, v.layout.offset, *v_steps], [y], [x, v], (side,))
     return y

@@ -755,3 +755,11 @@ fn i_order(x: i32) -> u32 { return bitcast<u32>(x) ^ 0x80000000u; }
 fn u_order(x: u32) -> u32 { return x; }
 
 fn b_order(x: bool) -> u32 { return u32(x); }
+
+// log(exp(a) + exp(b)); 2 ulp of the larger of |a|, |b| and the result.
+fn f_logaddexp(a: f32, b: f32) -> f32 {
+    if (f_isnan(a) || f_isnan(b)) { return a + b; }
+    let high = max(a, b);
+    if (f_isinf(high)) { return high; }
+    return high + f_log1p(f_exp(min(a, b) - high));
+}

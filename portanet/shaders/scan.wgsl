@@ -1,11 +1,13 @@
-// y[o, j, i] = which over l <= j of x[o, l, i]; exclusive leaves out l = j.
+// y[o, j, i] = which over l <= j of x[o, l, i]; exclusive leaves out l = j. Sums,
+// products, logs of sums of exponentials, or where the extreme was met last.
 // Words: outer, n, inner, offset, outer_stride, axis_stride, inner_stride. y
 // contiguous.
 //
 // lanes: one thread a row (o, i), in order. rows: one group a row, 1024 elements at a
 // time: four a thread in order, then a scan over the threads, then what came before the
 // block.
-// T is the type of the sums; initial(), combine(a, b) are written by variants.py.
+// T is the type of the sums; initial(), combine(a, b), fetch(at, j) and out_of(v) are
+// written by variants.py.
 $monoid
 const IS_EXCLUSIVE = $exclusive;
 
@@ -32,7 +34,7 @@ fn lanes(
     var total = initial();
     for (var j = 0u; j < P(1u); j++) {
         let before = total;
-        total = combine(total, fetch(at.x + j * P(5u)));
+        total = combine(total, fetch(at.x + j * P(5u), j));
         write(at, j, before, total);
     }
 }
@@ -56,7 +58,7 @@ fn rows(
         for (var e = 0u; e < 4u; e++) {
             values[e] = initial();
             if (is_row && first + e < P(1u)) {
-                values[e] = fetch(at.x + (first + e) * P(5u));
+                values[e] = fetch(at.x + (first + e) * P(5u), first + e);
             }
             total = combine(total, values[e]);
         }

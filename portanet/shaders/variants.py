@@ -559,18 +559,46 @@ def _pool(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
 # ----------------------------------------------------------------------- scan
 
 
+_SUM_SCAN = """\
+alias T = $type;
+fn initial() -> T { return $start; }
+fn combine(a: T, b: T) -> T { return $formula; }
+fn fetch(at: u32, j: u32) -> T { return $value; }
+fn out_of(v: T) -> T { return v; }
+"""
+# A key that grows toward the extreme, NaN's above all, and the place of its last.
+_EXTREME_SCAN = """\
+alias T = vec2<u32>;
+fn initial() -> T { return T(0u, 0u); }
+fn combine(a: T, b: T) -> T {
+    if (b.x >= a.x) { return b; }
+    return a;
+}
+fn fetch(at: u32, j: u32) -> T {
+    let v = load_x0(at);
+    return T(select($key, 0xffffffffu, $nan), j);
+}
+fn out_of(v: T) -> i32 { return i32(v.y); }
+"""
+
+
 @functools.lru_cache(64)
 def _scan_text(program: Program) -> str:
     which, mode = program.options
-    computed = _accumulator(program, which)
-    start, formula = {"sum": ("T()", "a + b"), "prod": ("T(1)", "a * b")}[which]
-    value = cast("load_x0(at)", program.inputs[0].compute, computed)
-    monoid = (
-        f"alias T = {COMPUTED_AS[computed]};\n"
-        f"fn initial() -> T {{ return {start}; }}\n"
-        f"fn combine(a: T, b: T) -> T {{ return {formula}; }}\n"
-        f"fn fetch(at: u32) -> T {{ return {value}; }}\n"
-        "fn out_of(v: T) -> T { return v; }\n"
+    monoid = _EXTREME_SCAN if which in ("argmax", "argmin") else _SUM_SCAN
+    source, computed = program.inputs[0].compute, program.outputs[0].compute
+    p, is_least = PREFIX[source], which == "argmin"
+    start, formula = {
+        "prod": ("T(1)", "a * b"),
+        "logsumexp": ("-f_inf()", "f_logaddexp(a, b)"),
+    }.get(which, ("T()", "a + b"))
+    monoid = Template(monoid).substitute(
+        type=COMPUTED_AS[computed],
+        start=start,
+        formula=formula,
+        value=cast("load_x0(at)", source, computed),
+        key=f"{'~' if is_least else ''}{p}_order(v)",
+        nan="f_isnan(v)" if p == "f" else "false",
     )
     exclusive = "true" if mode == "exclusive" else "false"
     text = Template(kernel_text("scan"))

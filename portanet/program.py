@@ -72,8 +72,9 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
   normalise     images, rows, n, eps (the bits of a float64), stretch, then the offset of each
                 input. All contiguous, of one floating dtype. options: (which,). With h = (x -
                 mean) / sqrt(var + eps): "rows_slope", of g, x (rows, n), w, makes the
-                gradient of x and, for each `stretch` rows, the sums of g h and of g; "channels_slope", of g, x, w, mean, var, is the same
-                for x (images, rows, n), whose rows are channels, summed over images and n.
+                gradient of x and, for each `stretch` rows, the sums of g h and of g;
+                "channels_slope", of g, x, w, mean, var, is the same for x (images, rows, n),
+                whose rows are channels, summed over images and n.
   random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
                 counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose
                 counter is `blocks` = ceil(n / 4) further. Philox4x32-10 (Salmon et al.,

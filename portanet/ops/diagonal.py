@@ -42,7 +42,9 @@ def _view(emit, x, offset):
 
 _diagonal = Op(
     "diagonal",
-    lambda x, *, offset: Spec((*x.shape[:-2], _length(*x.shape[-2:], offset)), x.dtype),
+    lambda x, *, offset: Spec(
+        (*x.shape[:-2], _length(x.shape[-2], x.shape[-1], offset)), x.dtype
+    ),
     grad=(
         lambda g, y, x, *, offset: _on_diagonal(g, offset=offset, shape=x.shape[-2:]),
     ),

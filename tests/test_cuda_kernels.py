@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import pytest
 
-from portanet.backend_cuda import matmul, plan_of
+from portanet.backend_cuda import matmul, plan_of, scan, scatter
 from portanet.dtypes import as_dtype
 from portanet.program import Program
 
@@ -48,8 +48,9 @@ def launch(entries):
         for order in ORDERS:
             os.environ["CUSIM_ORDER"] = order
             found.append(simulate.launch(*arguments, **named, entries=entries))
-        for other in found[1:]:
-            for a, b in zip(np.atleast_1d(found[0]), np.atleast_1d(other), strict=True):
+        first, *others = (x if isinstance(x, list) else [x] for x in found)
+        for other in others:
+            for a, b in zip(first, other, strict=True):
                 assert a.tobytes() == b.tobytes(), "the order of threads shows"
         return found[0]
 
@@ -177,6 +178,151 @@ def test_matmul_lets_infinities_and_nan_through(launch):
         np.testing.assert_array_equal(cases.matmul(a, b, launch=launch), a @ b)
 
 
+# ---- scan
+
+
+@pytest.mark.parametrize("mode", ["inclusive", "exclusive"])
+@pytest.mark.parametrize("which", ["sum", "prod"])
+@pytest.mark.parametrize("name", ["float32", "int64", "bfloat16"])
+def test_scan(name, which, mode, launch, entries, monkeypatch):
+    monkeypatch.setattr(scan, "LEAST", 1024)
+    for shape in [(0, 3, 2), (1, 1, 1), (3, 513, 1), (2, 7, 65), (2, 1500, 3)]:
+        for _, base, x in layouts(shape, name):
+            if which == "prod" and x.dtype.kind not in "iu":
+                base[...] = np.exp2(base.astype(np.float64) / 32).astype(base.dtype)
+            y = cases.scan(which, mode, x, base, launch=launch)
+            expected = cases.scan_reference(which, mode, x)
+            if x.dtype.kind in "iu":
+                np.testing.assert_array_equal(y, expected)
+                continue
+            # One rounding in the result's type, and those of float32 on the way.
+            size = (
+                np.abs(expected)
+                if which == "prod"
+                else np.cumsum(np.abs(x, dtype="f8"), 1)
+            )
+            bound = 2 * cases.EPS[name] * np.abs(expected) + 64 * 2.0**-24 * size
+            assert np.all(np.abs(y.astype(np.float64) - expected) <= bound)
+    assert entries == {"lanes", "rows", "totals", "rows_second"}
+
+
+# ---- gather and scatter
+
+INDEX_TYPES = ("int32", "uint32", "int64", "uint8")
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_gather(k, launch, entries):
+    name = ("float32", "bool", "int64", "float16", "uint8")[k]
+    slots = [*cases.SLOTS, (2, 6, 32)]
+    for outer, count, inner in slots:
+        for _, base, x in layouts((outer, 11, inner), name):
+            whole = cases.draw_indices((outer, count, inner), 11, INDEX_TYPES[k % 4])
+            rows = np.broadcast_to(whole[:, :, :1], whole.shape)
+            for indices in (whole, rows, whole[:, ::-1]):
+                y = cases.gather(x, indices, base, whole, launch=launch)
+                wanted = np.take_along_axis(x, indices.astype(np.int64) % 11, 1)
+                assert y.tobytes() == np.ascontiguousarray(wanted).tobytes()
+    assert entries == {"each", "rows"}
+
+
+@pytest.mark.parametrize("mode", ["add", "set"])
+@pytest.mark.parametrize("k", range(4))
+def test_scatter(k, mode, launch, entries, monkeypatch):
+    monkeypatch.setattr(scatter, "LANES", 100)
+    name = ("float32", "bool", "int64", "float16")[k]
+    for outer, count, inner in [*cases.SLOTS, (2, 300, 5), (1, 130, 33)]:
+        for _, base, v in layouts((outer, count, inner), name):
+            whole = cases.draw_indices((outer, count, inner), 7, INDEX_TYPES[k])
+            rows = np.broadcast_to(whole[:, :, :1], whole.shape)
+            y = draw((outer, 7, inner), name, 5)
+            for indices in (whole, rows):
+                got = cases.scatter(mode, y, v, indices, base, whole, launch=launch)
+                with np.errstate(over="ignore"):
+                    wanted = cases.scatter_reference(mode, y, v, indices)
+                assert got.tobytes() == wanted.tobytes()
+    assert entries == {"lanes", "owners"}
+
+
+def test_scatter_into_many_rows(launch, monkeypatch):
+    """Blocks own bands of rows, each thread several."""
+    monkeypatch.setattr(scatter, "BLOCKS", 3)
+    v, whole = (
+        draw((1, 300, 3), "float32"),
+        cases.draw_indices((1, 300, 1), 1000, "int32"),
+    )
+    indices = np.broadcast_to(whole, v.shape)
+    y = np.zeros((1, 1000, 3), np.float32)
+    got = cases.scatter("add", y, v, indices, None, whole, launch=launch)
+    assert np.array_equal(got, cases.scatter_reference("add", y, v, indices))
+
+
+@pytest.mark.parametrize("index_type,bad", cases.BAD)
+@pytest.mark.parametrize("shape", [(1, 600, 1), (600, 1, 1), (2, 3, 5)])
+def test_an_index_out_of_range_is_a_fault(index_type, bad, shape, launch):
+    message = f"probe: index {bad} is out of range for an axis of size 4"
+    indices = np.zeros(shape, index_type)
+    indices.reshape(-1)[indices.size // 2] = bad
+    x, v = draw((shape[0], 4, shape[2]), "float32"), draw(shape, "float32")
+    with pytest.raises(IndexError, match=message):
+        cases.gather(x, indices, launch=launch)
+    with pytest.raises(IndexError, match=message):
+        cases.scatter("add", x, v, indices, launch=launch)
+
+
+def test_every_index_into_an_empty_axis_is_a_fault(launch):
+    x, indices = np.empty((1, 0, 2), np.float32), np.zeros((1, 3, 2), np.int32)
+    with pytest.raises(IndexError, match="out of range for an axis of size 0"):
+        cases.gather(x, indices, launch=launch)
+    with pytest.raises(IndexError, match="out of range for an axis of size 0"):
+        cases.scatter("add", x, draw((1, 3, 2), "float32"), indices, launch=launch)
+
+
+# ---- random
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 1029])
+@pytest.mark.parametrize("state", [[1, 2, 3, 4], [7, cases.ONES, cases.ONES - 5, 8]])
+def test_random_has_the_bits_of_the_cpu(n, state, launch):
+    for ours, theirs in zip(
+        cases.random(n, state, offset=3, launch=launch),
+        cases.random(n, state, offset=3),
+    ):
+        assert np.array_equal(ours, theirs)
+
+
+# ---- pool
+
+
+def pool(x, y, kernel, stride, padding, dilation, launch):
+    words = [len(x), *x.shape[1:], *y, *kernel, *stride, *padding, *dilation, 0]
+    results = [("int32", len(x) * int(np.prod(y)))]
+    return launch("pool", words, results, [x])
+
+
+# y, kernel, stride, padding, dilation of three axes; kernel 0 is adaptive.
+WINDOWS = [
+    ((1, 3, 4), (1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1)),
+    ((2, 7, 9), (2, 3, 3), (2, 1, 1), (1, 1, 1), (1, 1, 1)),
+    ((1, 5, 5), (3, 2, 3), (1, 1, 1), (0, 0, 0), (1, 2, 2)),
+    ((2, 3, 5), (0, 0, 0), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("sizes", WINDOWS)
+@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16", "int32"])
+def test_pool_finds_the_places_that_the_cpu_finds(sizes, name, launch):
+    x = draw((5, 3, 7, 9), name)
+    x = np.round(x.astype(np.float64)).astype(x.dtype) if x.dtype.kind == "f" else x
+    x[1, 1, 3] = x[1, 1, 4]  # equals
+    if name.startswith("float"):
+        x[2, 1, 3:5, 4] = np.nan
+        x[3] = -np.inf
+    wide = x.astype(np.float32) if name == "bfloat16" else x
+    expected = pool(wide, *sizes, launch=cases.launch)
+    assert np.array_equal(pool(x, *sizes, launch=launch), expected)
+
+
 # ---- What they compile to
 
 
@@ -200,6 +346,29 @@ def reduction(which, name, kept, reduced, is_column=False):
     return program("reduce", out, (name,), (which,)), words
 
 
+def scan_words(name, rows, n):
+    made = program("scan", name, (name,), ("sum", "inclusive"))
+    return made, [rows, n, 1, 0, n, 1, 0]
+
+
+def rows_words(kernel, name, count, inner, size):
+    """Rows of `inner` by int32 indices, into or out of a table of `size`."""
+    made = program(
+        kernel, name, (name, "int32"), ("add",) if kernel == "scatter" else ()
+    )
+    return made, [1, count, inner, size, 0, 0, inner, 1, 0, 0, 1, 0]
+
+
+def random_words(n):
+    bits = as_dtype("uint32")
+    return Program("random", (bits, bits), (bits,)), [n, n // 4, 0]
+
+
+def pool_words(name):
+    sizes = [64, 1, 112, 112, 1, 56, 56, 1, 3, 3, 1, 2, 2, 0, 1, 1, 1, 1, 1, 0]
+    return program("pool", "int32", (name,)), sizes
+
+
 # name: (program and words, {opcode: how many at least}). 4096 has whole tiles.
 CODE = {
     "matmul": (product("float32", 4096, 4096, 4096), {"LDG.E.128": 2, "FFMA": 512}),
@@ -221,6 +390,14 @@ CODE = {
     "argmax": (reduction("argmax", "float32", 4096, 1024), {"LDG.E.128": 4}),
     "argmax of columns": (reduction("argmax", "int64", 4096, 4096, True), {"LDG.E.128": 4}),
     "max": (reduction("max", "bfloat16", 4, 1 << 24), {"LDG.E.128": 4}),
+    "scan": (scan_words("float32", 4, 1 << 20), {}),
+    "scan of short rows": (scan_words("float64", 9999, 50), {}),
+    "embedding": (rows_words("gather", "float32", 4096, 512, 50257), {"LDG.E.128": 1}),
+    "gather": (rows_words("gather", "bfloat16", 4096, 511, 50257), {}),
+    "embedding's gradient": (rows_words("scatter", "float32", 4096, 512, 50257), {}),
+    "scatter": (rows_words("scatter", "bfloat16", 4, 8192, 512), {}),
+    "random": (random_words(1 << 20), {"STG.E.128": 1}),
+    "pool": (pool_words("float32"), {}),
     "sum of float16": (reduction("sum", "float16", 4096, 4096, True), {"LDG.E.128": 4}),
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ def text(made: Program, step: Step) -> str:
 
 
 # Kernels whose entries need the same macros: one text for all saves most of the time.
-TOGETHER = {"reduce"}
+TOGETHER = {"reduce", "scan"}
 
 
 def simulated_text(made: Program, step: Step) -> str:

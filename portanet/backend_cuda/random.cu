@@ -1,0 +1,42 @@
+// bits[4 b + w] = word w of philox(counter + b, 0, 0; key), Philox4x32-10 (Salmon, Moraes,
+// Dror & Shaw, SC11); the new state has its counter `blocks` further. words: n, blocks,
+// state_offset. State: key0, key1, counter_low, counter_high.
+//
+// A thread for each block b of four words, stored as one; the first thread also writes the
+// new state.
+PN_DEVICE uint4 philox(unsigned long long counter, unsigned key0, unsigned key1) {
+    uint4 c = {(unsigned)counter, (unsigned)(counter >> 32), 0, 0};
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const unsigned long long p = 0xD2511F53ull * c.x, q = 0xCD9E8D57ull * c.z;
+        c = uint4{(unsigned)(q >> 32) ^ c.y ^ key0, (unsigned)q,
+                  (unsigned)(p >> 32) ^ c.w ^ key1, (unsigned)p};
+        key0 += 0x9E3779B9u;  // the golden ratio
+        key1 += 0xBB67AE85u;  // sqrt(3) - 1
+    }
+    return c;
+}
+
+PN_ENTRY(random, 256)
+(unsigned *__restrict__ bits, unsigned *__restrict__ after, const unsigned *__restrict__ state,
+ PN_P P) {
+    const long long b = (long long)blockIdx.x * 256 + threadIdx.x, n = P[0];
+    state += P[2];
+    const unsigned key0 = state[0], key1 = state[1];
+    const unsigned long long counter = state[2] | (unsigned long long)state[3] << 32;
+    if (b == 0) {
+        const unsigned long long end = counter + (unsigned long long)P[1];
+        after[0] = key0, after[1] = key1;
+        after[2] = (unsigned)end, after[3] = (unsigned)(end >> 32);
+    }
+    if (b >= P[1]) return;
+    const uint4 word = philox(counter + (unsigned long long)b, key0, key1);
+    if (4 * b + 4 <= n) {
+        *(uint4 *)(bits + 4 * b) = word;
+        return;
+    }
+    if (4 * b < n) bits[4 * b] = word.x;
+    if (4 * b + 1 < n) bits[4 * b + 1] = word.y;
+    if (4 * b + 2 < n) bits[4 * b + 2] = word.z;
+}
+PN_EXPORT(random)

@@ -91,6 +91,17 @@ def test_five_training_steps_give_the_losses_and_states_of_python(run):
 
 
 @in_browser
+def test_long_work_is_sent_in_parts(run, monkeypatch):
+    monkeypatch.setattr(web, "START", 1e5)
+    got = run(lambda x: x @ x @ x @ x, (pn.ones((64, 64)) / 64,), """
+        const m = await load();
+        const y = await m.run(await tensors("example.safetensors"));
+        return { batches: m.batches.map((b) => b.length), y: y[0] };
+    """)  # fmt: skip
+    assert len(got["batches"]) > 1 and abs(got["y"] - 1 / 64) < 1e-6
+
+
+@in_browser
 def test_runs_that_are_not_awaited_go_one_after_the_other(run):
     count = pn.tensor(0.0)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import portanet as pn
-from portanet import nn, optim
+from portanet import arrays, nn, optim
 from portanet.compiler import reuse
+from tests.conftest import PRESENT
 
 
 def perceptron(device, optimizer=optim.Adam, sizes=(20, 16, 16, 4)):
@@ -105,3 +106,106 @@ def test_a_gradient_that_is_none_has_no_memory_to_take():
 
     olds = (reuse.Old(0, Holder(grad=None), True, 1, None),)
     assert _c.take(olds, [None]) == reuse.take(olds, [None]) == [0]
+
+
+# How much a submit holds ---------------------------------------------------------------------
+
+
+def submits(monkeypatch, backend):
+    """A list that gets the work of each submit."""
+    real, found = type(backend)._submit, []
+
+    def submit(self):
+        if self._pending:
+            found.append(self._work)
+        real(self)
+
+    monkeypatch.setattr(type(backend), "_submit", submit)
+    return found
+
+
+@pytest.mark.skipif("wgpu" not in PRESENT, reason="no WebGPU adapter here")
+@pytest.mark.parametrize("wrap", [lambda f: f, pn.compile], ids=["eager", "compiled"])
+def test_long_work_is_sent_in_parts(wrap, monkeypatch):
+    x = pn.ones((256, 256), device="wgpu")  # a product is 3.4e7 operations
+    backend = x.device.backend
+
+    def many(x):
+        for _ in range(20):
+            x = x @ x / 256
+        return x
+
+    run = wrap(many)
+    run(x)
+    backend.wait()
+    monkeypatch.setattr(backend._pace, "limit", 1e8)
+    found = submits(monkeypatch, backend)
+    np.testing.assert_allclose(run(x).numpy(), 1, rtol=1e-5)
+    assert len(found) >= 7 and max(found) <= 1e8
+
+
+@pytest.mark.skipif("wgpu" not in PRESENT, reason="no WebGPU adapter here")
+def test_a_long_launch_is_cut_into_pieces_with_the_same_bits(monkeypatch):
+    from portanet.nn.functional import conv2d
+    from portanet.shaders import step
+
+    rng = np.random.default_rng(0)
+    cases = [
+        lambda x: x @ x.mT,
+        lambda x: x.sum(axis=1),
+        lambda x: pn.cumulative_sum(x, axis=0),
+        lambda x: pn.take(x, pn.arange(99, device="wgpu"), axis=1),
+        lambda x: conv2d(x.reshape(10, 1, 130, 99), x[:3, :9].reshape(3, 1, 3, 3)),
+    ]
+    values = rng.normal(size=(1300, 99)).astype(np.float32)
+    for f in cases:
+        x = pn.tensor(values, device="wgpu")
+        whole = f(x).numpy()
+        with monkeypatch.context() as patch:
+            patch.setattr(step, "LONG_WORK", 1e3)
+            arrays._plans.clear()
+            backend = x.device.backend
+            before, here = backend._launches, f(x).numpy()
+            assert backend._launches > before + 1  # of which there were more
+            arrays._plans.clear()
+        np.testing.assert_array_equal(here, whole)
+
+
+def test_every_kernel_with_groups_can_be_cut():
+    from portanet.shaders.lower import HERE
+    from portanet.shaders.step import CUT
+
+    for path in HERE.glob("*.wgsl"):
+        text = path.read_text()
+        # Where groups go on in steps there is one operation or so for each element of a
+        # buffer: such a launch is never long.
+        in_steps = "let step = groups.x * groups.y" in text
+        if "num_workgroups" in text and not in_steps:
+            assert CUT in text and "groups.x" not in text, path.name
+
+
+def test_the_pace_follows_what_the_device_can_do(monkeypatch):
+    from portanet.shaders import pace
+
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    device = pace.Pace()
+
+    def run(work, seconds, host=0.0):
+        device.sent(work)
+        now[0] += host
+        start = now[0]
+        now[0] += seconds
+        device.done(start)
+
+    for _ in range(20):  # a fast one: 1e12 operations a second
+        run(1e10, 0.01)
+    assert device.limit == pace.MOST
+    run(1e3, 0.0001, host=10.0)  # the host was slow, which says nothing
+    run(1e6, 0.00001)  # so little that it says nothing
+    assert device.limit == pace.MOST
+    for _ in range(3):  # 1e8 operations a second
+        run(device.limit, device.limit / 1e8)
+    assert device.limit <= 1e8 * pace.WANTED_S
+    run(1.0, 1e9)
+    assert device.limit == pace.LEAST

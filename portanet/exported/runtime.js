@@ -122,9 +122,9 @@ class Model {
           compute: { module: modules.get(step.kernel), entryPoint: step.entry },
         }),
       );
-      return { pipeline, group, groups: step.groups };
+      return { pipeline, group, groups: step.groups, work: step.work };
     });
-    this.steps = await Promise.all(waiting);
+    this.batches = inBatches(await Promise.all(waiting), program.work);
     device.queue.writeBuffer(uniform, 0, words);
   }
 
@@ -148,14 +148,20 @@ class Model {
     const { device, program, readback } = this;
     const arrays = this.#checked(inputs);
     for (const [name, array] of arrays) this.#write(program.inputs[name].buffer, array);
-    const encoder = device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    for (const { pipeline, group, groups } of this.steps) {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(...groups);
+    let encoder = device.createCommandEncoder();
+    for (const batch of this.batches) {
+      if (batch !== this.batches[0]) {
+        device.queue.submit([encoder.finish()]);
+        encoder = device.createCommandEncoder();
+      }
+      const pass = encoder.beginComputePass();
+      for (const { pipeline, group, groups } of batch) {
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, group);
+        pass.dispatchWorkgroups(...groups);
+      }
+      pass.end();
     }
-    pass.end();
     encoder.copyBufferToBuffer(this.status, 0, readback, 0, STATUS);
     for (const { buffer, offset, nbytes } of this.results)
       encoder.copyBufferToBuffer(this.buffers[buffer], 0, readback, offset, nbytes);
@@ -231,6 +237,21 @@ class Model {
       `${label}: NaN has no integer value; replace it first, as in where(isnan(x), 0, x)`,
     );
   }
+}
+
+/** Steps that are submitted together: so few that no watchdog stops a slow GPU. */
+function inBatches(steps, most) {
+  const batches = [[]];
+  let work = 0;
+  for (const step of steps) {
+    if (work + step.work > most && work > 0) {
+      batches.push([]);
+      work = 0;
+    }
+    batches.at(-1).push(step);
+    work += step.work;
+  }
+  return batches;
 }
 
 function groupLayout(device, kinds) {

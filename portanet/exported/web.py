@@ -28,6 +28,9 @@ from ..dtypes import Dtype, bool_, float32, int32, uint32
 from ..program import Program
 from ..shaders import GROUPS, variants
 from ..shaders.host import DEFAULT_LIMITS
+from ..shaders.lower import launch_words
+from ..shaders.pace import START
+from ..shaders.step import in_pieces
 from . import names
 from .loaded import lifted
 from .recording import Number, Recording, as_tensor, record
@@ -123,7 +126,8 @@ class Target:
             raise ValueError(
                 f"export_web: {program.label}: WebGPU has no kernel {program.kernel!r}"
             )
-        return program, variants.plan(program, words, BUFFERS, on_cpu=False)
+        plan = variants.plan(program, words, BUFFERS, on_cpu=False)
+        return program, in_pieces(plan)
 
 
 class Page:
@@ -241,6 +245,7 @@ class Page:
             buffers = [
                 self.temporary if i < 0 else self.slots[slots[i]] for i in step.operands
             ]
+            words = launch_words(step.words, label, step.first)
             rows = -(-step.groups // GROUPS)
             made.append(
                 {
@@ -249,8 +254,8 @@ class Page:
                     "kinds": step.kinds,
                     "buffers": buffers,
                     "groups": [-(-step.groups // rows), rows],
-                    # lower.header says what the two words after the kernel's are for.
-                    "words": [w & 0xFFFFFFFF for w in (*step.words, label, 0)],
+                    "words": [w & 0xFFFFFFFF for w in words],
+                    "work": step.work,
                 }
             )
         return made
@@ -283,6 +288,7 @@ class Page:
             },
             "labels": self.labels,
             "steps": self.steps,
+            "work": START,  # of the steps that one submit may have, about
             "results": [
                 _described(self.slots[slot], x.shape, x.dtype)
                 for slot, x in zip(self.plan.made, self.ends[:count], strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +16,11 @@ from ..program import Program
 from ..program import fault as fault_of
 from . import host as hosts
 from . import lower, variants
+from .pace import BATCH, Pace
 from .pool import Buffer, Pool
 from .sequence import Replay
+from .step import in_pieces
 
-# A submit costs 40 to 125 us (wgpu-py 0.32); a batch is this many launches, or less if
-# they are long: a driver that runs 1e8 operations a second must still finish a submit
-# within the second or two after which Windows resets it.
-BATCH = 64
-BATCH_WORK = 2e8
 GROUPS = 65535  # maxComputeWorkgroupsPerDimension
 MAX_BIND_GROUPS = 4096
 ARENA = 64 << 10
@@ -46,15 +44,15 @@ class Launch:
         self.backend, self.kinds, self.label = backend, step.kinds, program.label
         self.can_fault = len(step.kinds) > 1 + len(step.operands)
         self.outputs = step.kinds.count("write") - self.can_fault
-        self.work = max(step.work, BATCH_WORK / BATCH)
+        self.work = step.work
         # As near to square as it takes; kernels guard the groups past the last.
         self.y = -(-step.groups // GROUPS)
         self.x = -(-step.groups // self.y)
         self.pipeline = backend._pipeline(step)
         backend._launches += 1
         self.number = backend._launches
-        # lower.header says what the two words after the kernel's are for.
-        words = (*step.words, backend._label_number(self.label), 0)
+        label = backend._label_number(self.label)
+        words = lower.launch_words(step.words, label, step.first)
         self.params = backend._params.put(words)
 
     def __call__(self, *buffers: Buffer) -> None:
@@ -64,12 +62,15 @@ class Launch:
             group = backend._groups.get(key)
             if group is None:
                 group = backend._bind(self, key)
-            backend._dispatch(self.pipeline, group, self.x, self.y)
+            limit = backend._pace.limit
+            here = max(self.work, limit / BATCH)
+            if backend._pending and backend._pending + here > limit:
+                backend._submit()
             if self.can_fault:
                 backend._may_have_faulted = True
-            backend._pending = pending = backend._pending + self.work
-            if pending > BATCH_WORK:
-                backend._submit()
+            backend._dispatch(self.pipeline, group, self.x, self.y)
+            backend._work += self.work
+            backend._pending += here
 
     def __del__(self):
         if params := getattr(self, "params", None):
@@ -135,7 +136,6 @@ class Backend:
     """One adapter, opened. See portanet.program.Backend."""
 
     name = "wgpu"
-    BATCH_WORK = BATCH_WORK
     sums_rows = True
     writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
 
@@ -145,13 +145,15 @@ class Backend:
         self._pool.release = self._forget_groups
         self._lock = threading.RLock()
         self._dispatch = host.dispatch
+        self._pace = Pace()
         self._params = Params(host, self._pool, self._submit)
         self._pipelines: dict[tuple, Any] = {}
         self._groups: dict[tuple, Any] = {}
         self._labels: dict[str, int] = {}
         self._replays: weakref.WeakSet[Replay] = weakref.WeakSet()
         self._launches = 0
-        self._pending = 0.0
+        self._work = 0.0  # of what is recorded
+        self._pending = 0.0  # the same, with something for each launch
         self._status: Any = None
         self._may_have_faulted = False
         self.dtypes = frozenset(
@@ -211,7 +213,7 @@ class Backend:
         """A launch: called with the buffers, outputs first; it doesn't wait."""
         limit = self._host.limits["max-storage-buffers-per-shader-stage"]
         on_cpu = self._host.description["software"]
-        plan = variants.plan(program, words, limit, on_cpu)
+        plan = in_pieces(variants.plan(program, words, limit, on_cpu))
         if not plan.steps:
             return _nothing
         with self._lock:
@@ -234,7 +236,9 @@ class Backend:
             self._read([])
         with self._lock:
             self._submit()
+            start = time.perf_counter()
             self._host.wait()
+            self._pace.done(start)
 
     def memory(self) -> dict[str, int]:
         """Bytes held by live buffers; those and the free ones; the most ever held."""
@@ -300,7 +304,8 @@ class Backend:
         self._host.submit()
         # After it: interrupted in between, a block passes for used by what is recorded.
         self._pool.batch += 1
-        self._pending = 0.0
+        self._pace.sent(self._work)
+        self._pending = self._work = 0.0
 
     # ------------------------------------------------------------------ faults
 
@@ -315,9 +320,14 @@ class Backend:
             checks = self._may_have_faulted and self._status is not None
             if checks:
                 parts = [*parts, (self._status, 0, 16)]
-            data = self._host.read(parts) if parts else memoryview(b"")
-            self._pool.batch += 1
-            self._pending = 0.0
+            data = memoryview(b"")
+            if parts:
+                start = time.perf_counter()
+                self._pace.sent(self._work)
+                data = self._host.read(parts)
+                self._pool.batch += 1
+                self._pending = self._work = 0.0
+                self._pace.done(start)
             if checks:
                 self._raise_fault(np.frombuffer(data[-16:], np.uint32))
         return data

@@ -87,7 +87,7 @@ fn tile(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let which = group.x + group.y * groups.x;
+    let which = group_number(group, groups);
     let across = (P(3u) + 63u) / 64u;
     let tiles = (P(2u) + 63u) / 64u * across;
     let split = which / tiles / P(6u);
@@ -132,7 +132,7 @@ fn block(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let which = (group.x + group.y * groups.x) * 64u + thread;
+    let which = group_number(group, groups) * 64u + thread;
     let across = (P(3u) + 3u) / 4u;
     let blocks = (P(2u) + 3u) / 4u * across;
     let split = which / blocks / P(6u);
@@ -165,7 +165,7 @@ fn each(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let which = (group.x + group.y * groups.x) * 64u + thread;
+    let which = group_number(group, groups) * 64u + thread;
     let elements = P(2u) * P(3u);
     let split = which / elements / P(6u);
     if (split >= P(0u)) { return; }

@@ -9,7 +9,7 @@ fn gather(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 256u + thread;
+    let e = group_number(group, groups) * 256u + thread;
     if (e >= P(0u) * P(1u) * P(2u)) { return; }
     let i = e % P(2u);
     let j = e / P(2u) % P(1u);

@@ -80,6 +80,12 @@ def words_declared(count: int) -> int:
     return 16 * -(-count // 64)
 
 
+def launch_words(words: Sequence[int], label: int, first: int) -> tuple[int, ...]:
+    """The words of a launch: the kernel's, the number of the label that a fault names, 0
+    that no compiler knows, the number of the first group."""
+    return (*words, label, 0, first)
+
+
 STATUS = """\
 @group(0) @binding($binding) var<storage, read_write> status: array<atomic<u32>, 4>;
 
@@ -105,13 +111,18 @@ def header(program: Program, words: int, partial: str = "", temporary: str = "")
     `temporary`, its name and type, is bound after the outputs.
     """
     uses_f16 = float16 in (*program.outputs, *program.inputs)
-    count = words_declared(words + 2)
+    count = words_declared(words + 3)
     lines = ["enable f16;\n"] if uses_f16 else []
     lines += [
         f"@group(0) @binding(0) var<uniform> words: array<vec4<u32>, {count}>;",
         "fn P(i: u32) -> u32 { return words[i >> 2u][i & 3u]; }",
-        # The label's number follows the words, then 0, which no compiler knows.
+        # See launch_words for what follows the kernel's words.
         f"fn zero() -> u32 {{ return P({words + 1}u); }}",
+        # The number of a group: a grid has at most 65,535 groups a dimension, and a long
+        # launch is cut into several.
+        "fn group_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {",
+        f"    return P({words + 2}u) + group.x + group.y * groups.x;",
+        "}",
     ]
     names = [f"y{j}" for j in range(len(program.outputs))]
     names += [f"x{j}" for j in range(len(program.inputs))]

@@ -12,11 +12,6 @@
 // T is the type that products and sums are in; emit(o, v) writes y.
 $emit
 
-// The group's number; a grid has at most 65,535 groups a dimension.
-fn linear(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    return group.x + group.y * groups.x;
-}
-
 // Offsets of a and x for a batch.
 fn batch_at(batch: u32) -> vec2<u32> {
     let rank = P(6u);
@@ -95,7 +90,7 @@ fn tile(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let part = part_of(linear(group, groups));
+    let part = part_of(group_number(group, groups));
     // Neighbours load neighbours in memory: along l where that is contiguous.
     let a_along_l = P(9u) == 1u;
     let b_along_l = P(11u) == 1u && P(12u) != 1u;
@@ -171,7 +166,7 @@ fn block(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
-    let part = part_of(linear(group, groups));
+    let part = part_of(group_number(group, groups));
     let i = part.row + 8u * local.y;
     let j = part.column + 8u * local.x;
     if (i >= P(3u) || j >= P(4u)) { return; }
@@ -215,7 +210,7 @@ fn each(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let o = linear(group, groups) * 64u + thread;
+    let o = group_number(group, groups) * 64u + thread;
     let m = P(3u);
     let n = P(4u);
     if (o >= P(2u) * m * n) { return; }
@@ -239,7 +234,7 @@ fn dot_product(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let o = linear(group, groups);
+    let o = group_number(group, groups);
     let m = P(3u);
     let n = P(4u);
     let is_output = o < P(2u) * m * n;

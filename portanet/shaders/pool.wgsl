@@ -31,7 +31,7 @@ fn pool(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     let results = P(4u) * P(5u) * P(6u);
     if (e >= P(0u) * results) { return; }
     let w = window(2u, e % P(6u));

@@ -30,7 +30,7 @@ fn random(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let b = (group.x + group.y * groups.x) * 64u + thread;
+    let b = group_number(group, groups) * 64u + thread;
     let state = P(2u);
     let key = vec2<u32>(load_x0(state), load_x0(state + 1u));
     let counter = vec2<u32>(load_x0(state + 2u), load_x0(state + 3u));

@@ -43,14 +43,20 @@ def in_one_call(calls: Iterable[tuple]) -> None:
 class Dispatches:
     """Dispatches made ready: (pipeline, bind group, x, y), as columns."""
 
-    __slots__ = ("groups", "kept", "pipelines", "work", "x", "y")
+    __slots__ = ("groups", "kept", "pending", "pipelines", "work", "x", "y")
 
-    def __init__(self, dispatches: Sequence[tuple[Any, Any, int, int]], work: float):
+    def __init__(
+        self,
+        dispatches: Sequence[tuple[Any, Any, int, int]],
+        work: float,
+        pending: float,
+    ):
+        """work: of all; pending: the same, with something for each dispatch."""
         self.kept = dispatches  # the owners of what the columns point to
         self.pipelines = [d[0]._internal for d in dispatches]
         self.groups = [d[1]._internal for d in dispatches]
         self.x, self.y = [d[2] for d in dispatches], [d[3] for d in dispatches]
-        self.work = work
+        self.work, self.pending = work, pending
 
 
 class Caught:

@@ -69,7 +69,7 @@ fn lanes(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let o = (group.x + group.y * groups.x) * 256u + thread;
+    let o = group_number(group, groups) * 256u + thread;
     if (o >= P(0u) * P(3u)) { return; }
     let begin = o / P(3u) * P(1u);
     let end = min(begin + P(1u), P(4u));
@@ -84,7 +84,7 @@ fn rows(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let o = group.x + group.y * groups.x;
+    let o = group_number(group, groups);
     let is_output = o < P(0u) * P(3u);
     let begin = o / P(3u) * P(1u);
     let end = select(0u, min(begin + P(1u), P(4u)), is_output);

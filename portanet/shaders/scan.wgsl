@@ -28,7 +28,7 @@ fn lanes(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let row = (group.x + group.y * groups.x) * 64u + thread;
+    let row = group_number(group, groups) * 64u + thread;
     if (row >= P(0u) * P(2u)) { return; }
     let at = row_at(row);
     var total = initial();
@@ -47,7 +47,7 @@ fn rows(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let row = group.x + group.y * groups.x;
+    let row = group_number(group, groups);
     let is_row = row < P(0u) * P(2u);
     let at = row_at(row);
     var carry = initial();

@@ -10,7 +10,7 @@ fn search(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= P(0u)) { return; }
     let row = e / P(1u);
     let v = P(6u) + row * P(7u) + e % P(1u) * P(8u);

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .pace import BATCH
 from .recorder import Dispatches
 
 MAX_SETS = 64  # of blocks that were seen; a training step alternates between two
@@ -29,6 +30,7 @@ class Replay:
             {s for _, at in self.steps for s in at if isinstance(s, int)}
         )
         self.ready: dict[tuple, list[Dispatches]] = {}
+        self.limit = 0.0  # of a batch in `ready`
         self.faults = any(launch.can_fault for launch, _ in self.steps)
 
     def _add(self, launch: Any, operands: list[Any]) -> None:
@@ -42,24 +44,29 @@ class Replay:
 
     def _bind(self, buffers: Sequence[Any]) -> list[Dispatches]:
         """The dispatches for these buffers, in batches: no watchdog fires within one."""
-        batches, made, work = [], [], 0.0
-        backend = self.backend
+        batches, made, work, pending = [], [], 0.0, 0.0
+        backend, limit = self.backend, self.limit
         for launch, operands in self.steps:
             chosen = [buffers[s] if isinstance(s, int) else s for s in operands]
             key = (launch.number, *[b.block for b in chosen])
             group = backend._groups.get(key)
             if group is None:
                 group = backend._bind(launch, key)
+            here = max(launch.work, limit / BATCH)
+            if made and pending + here > limit:
+                batches.append(Dispatches(made, work, pending))
+                made, work, pending = [], 0.0, 0.0
             made.append((launch.pipeline, group, launch.x, launch.y))
-            work += launch.work
-            if work > backend.BATCH_WORK:
-                batches.append(Dispatches(made, work))
-                made, work = [], 0.0
-        return [*batches, Dispatches(made, work)]
+            work, pending = work + launch.work, pending + here
+        return [*batches, Dispatches(made, work, pending)]
 
     def __call__(self, buffers: Sequence[Any]) -> None:
         backend = self.backend
         with backend._lock:
+            limit = backend._pace.limit
+            if limit != self.limit:
+                self.ready.clear()
+                self.limit = limit
             key = tuple([buffers[s].block for s in self.slots])
             batches = self.ready.get(key)
             if batches is None:
@@ -69,9 +76,8 @@ class Replay:
             if self.faults:
                 backend._may_have_faulted = True
             for batch in batches:
-                if backend._pending + batch.work > 2 * backend.BATCH_WORK:
+                if backend._pending and backend._pending + batch.pending > limit:
                     backend._submit()
                 backend._host.dispatch_all(batch)
-                backend._pending += batch.work
-                if backend._pending > backend.BATCH_WORK:
-                    backend._submit()
+                backend._work += batch.work
+                backend._pending += batch.pending

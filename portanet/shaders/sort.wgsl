@@ -23,7 +23,7 @@ fn runs(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= P(0u) * P(1u)) { return; }
     let row = e / P(1u);
     let j = e - row * P(1u);
@@ -44,7 +44,7 @@ fn merge(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= P(0u) * P(1u)) { return; }
     let row = e / P(1u);
     let j = e - row * P(1u);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .lower import kinds
 
@@ -18,6 +18,7 @@ class Step:
     words: tuple[int, ...]
     groups: int
     work: float  # about how many scalar operations
+    first: int = 0  # the number of the first group
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,28 @@ def one_step(program, text, entry, words, groups, work) -> Plan:
     operands = tuple(range(len(program.outputs) + len(program.inputs)))
     step = Step(text, entry, kinds(program), operands, words, groups, work)
     return Plan((step,))
+
+
+# A dispatch has at most about so much work: more can't be told apart from a GPU that hangs,
+# which Windows resets after 2 s. A GPU that does 1e10 operations a second takes 0.4 s.
+LONG_WORK = 4e9
+CUT = "group_number(group, groups)"  # in a kernel that can be cut
+
+
+def in_pieces(whole: Plan) -> Plan:
+    """The same in more dispatches, where one is long and its kernel can be cut."""
+    steps: list[Step] = []
+    for step in whole.steps:
+        count = max(1, -(-step.work // LONG_WORK))
+        # In one dimension, so that no group past the last is launched: a piece's is the
+        # first of the next, which may not run twice.
+        each = min(int(max(1, step.groups // count)), 65535)
+        if count < 2 or each >= step.groups or CUT not in step.text:
+            steps.append(step)
+            continue
+        for first in range(0, step.groups, each):
+            groups = min(each, step.groups - first)
+            work = step.work * groups / step.groups
+            piece = replace(step, groups=groups, work=work, first=first)
+            steps.append(piece)
+    return replace(whole, steps=tuple(steps))

@@ -38,7 +38,7 @@ fn start(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= elements()) { return; }
     begin(e);
 }
@@ -49,7 +49,7 @@ fn each(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= elements()) { return; }
     let row = e / P(3u);
     let j = e % P(3u);
@@ -71,7 +71,7 @@ fn tile(
     @builtin(local_invocation_id) thread: vec3<u32>,
 ) {
     let across = (P(3u) + 15u) / 16u;
-    let number = group.x + group.y * groups.x;
+    let number = group_number(group, groups);
     let row = number / across * 16u + thread.y;
     let first = number % across * 16u;
     let j = first + thread.x;

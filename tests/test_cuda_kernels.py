@@ -206,6 +206,43 @@ def test_scan(name, which, mode, launch, entries, monkeypatch):
     assert entries == {"lanes", "rows", "totals", "rows_second"}
 
 
+def running(which, x):
+    """By NumPy, along the middle axis, in float64."""
+    if which == "logsumexp":
+        return np.logaddexp.accumulate(x.astype(np.float64), axis=1)
+    best = np.fmax if which == "argmax" else np.fmin
+    rows = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1]).astype(np.float64)
+    y = np.empty(rows.shape, np.int32)
+    for row, out in zip(rows, y, strict=True):
+        at = 0
+        for j, v in enumerate(row):
+            if np.isnan(v) or not np.isnan(row[at]) and best(v, row[at]) == v:
+                at = j
+            out[j] = at
+    return np.moveaxis(y.reshape(*np.moveaxis(x, 1, -1).shape), -1, 1)
+
+
+@pytest.mark.parametrize("which", ["argmax", "argmin", "logsumexp"])
+def test_running_extremes_and_logs(which, launch, entries, monkeypatch):
+    monkeypatch.setattr(scan, "LEAST", 1024)
+    for shape in [(3, 50, 2), (2, 700, 1), (1, 2500, 2)]:
+        x = np.round(draw(shape, "float32"), 1)
+        if which != "logsumexp":
+            x[0, 30:35] = np.nan
+            x[-1, :3] = np.inf
+        else:
+            x[0, :5] = -np.inf
+        out = "float32" if which == "logsumexp" else "int32"
+        y = cases.scan(which, "inclusive", x, out=out, launch=launch)
+        with np.errstate(invalid="ignore"):
+            expected = running(which, x)
+        if which == "logsumexp":
+            np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
+        else:
+            np.testing.assert_array_equal(y, expected)
+    assert entries == {"lanes", "rows", "totals", "rows_second"}
+
+
 # ---- gather and scatter
 
 INDEX_TYPES = ("int32", "uint32", "int64", "uint8")

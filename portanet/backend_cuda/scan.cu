@@ -1,4 +1,5 @@
 // y[o, j, i] = which over l <= j of x[o, l, i]; exclusive leaves out l = j. y contiguous.
+// Sums, products, logs of sums of exponentials, or the last place of the extreme so far.
 // words: outer, n, inner, offset, outer_stride, axis_stride, inner_stride, chunks, chunk.
 //
 // lanes: a thread a row (o, i), in order. rows: a block a chunk of a row, 1024 elements at
@@ -7,15 +8,54 @@
 // and a block adds those before its own.
 typedef PN_INDEX index_t;
 typedef pn_unsigned<index_t> count_t;
-typedef pn_compute<PN_Y0> T;
 #define ALL 0xffffffffu
 
+// ---- The monoid: T, initial(), lift(v, j), combine(a, b) with a the earlier, result(a)
+
+#if defined(PN_OPTION_argmax) || defined(PN_OPTION_argmin)
+typedef pn_compute<PN_X0> X;
+struct T {
+    X value;
+    int at;  // negative: nothing yet
+};
+PN_DEVICE T initial() { return T{X(), -1}; }
+PN_DEVICE T lift(X v, index_t j) { return T{v, (int)j}; }
+PN_DEVICE bool beats(X a, X b) {
+#if defined(PN_OPTION_argmax)
+    return a > b || (a != a && b == b);
+#else
+    return a < b || (a != a && b == b);
+#endif
+}
+// The last of equals; NaN before all.
+PN_DEVICE T combine(T a, T b) {
+    return b.at < 0 || (a.at >= 0 && beats(a.value, b.value)) ? a : b;
+}
+PN_DEVICE int result(T a) { return a.at; }
+PN_DEVICE T from_lower(T a, int reach) {
+    return T{__shfl_up_sync(ALL, a.value, reach), __shfl_up_sync(ALL, a.at, reach)};
+}
+#else
+typedef pn_compute<PN_Y0> T;
+template <class X> PN_DEVICE T lift(X v, index_t) { return (T)v; }
+PN_DEVICE T result(T a) { return a; }
+PN_DEVICE T from_lower(T a, int reach) { return __shfl_up_sync(ALL, a, reach); }
 #if defined(PN_OPTION_sum)
 PN_DEVICE T initial() { return 0; }
 PN_DEVICE T combine(T a, T b) { return a + b; }
-#else
+#elif defined(PN_OPTION_prod)
 PN_DEVICE T initial() { return 1; }
 PN_DEVICE T combine(T a, T b) { return a * b; }
+#elif defined(PN_OPTION_logsumexp)
+PN_DEVICE T initial() { return -(T)INFINITY; }
+PN_DEVICE float softplus(float x) { return log1pf(expf(x)); }
+PN_DEVICE double softplus(double x) { return log1p(exp(x)); }
+PN_DEVICE T combine(T a, T b) {
+    if (a == b && a - b != 0) return a;  // infinities
+    const T least = a < b ? a : b, most = a < b ? b : a;
+    return most + softplus(least - most);
+}
+#endif
 #endif
 
 struct Row {
@@ -29,9 +69,9 @@ PN_DEVICE Row row_at(const pn_words &P, count_t row) {
 
 PN_DEVICE void write(PN_Y0 *y, index_t at, T before, T after) {
 #if defined(PN_OPTION_exclusive)
-    pn_store(y, at, before);
+    pn_store(y, at, result(before));
 #else
-    pn_store(y, at, after);
+    pn_store(y, at, result(after));
 #endif
 }
 
@@ -44,7 +84,7 @@ PN_ENTRY(lanes, 128)(PN_Y0 *__restrict__ y, const PN_X0 *__restrict__ x, PN_P P)
     T total = initial();
     for (index_t j = 0; j < n; j++) {
         const T before = total;
-        total = combine(total, (T)pn_load(x, at.x + j * step));
+        total = combine(total, lift(pn_load(x, at.x + j * step), j));
         write(y, at.y + j * inner, before, total);
     }
 }
@@ -56,7 +96,7 @@ PN_DEVICE void fetch(const PN_X0 *x, index_t at, index_t step, index_t j, index_
                      T (&values)[4]) {
 #pragma unroll
     for (int e = 0; e < 4; e++)
-        values[e] = j + e < end ? (T)pn_load(x, at + (j + e) * step) : initial();
+        values[e] = j + e < end ? lift(pn_load(x, at + (j + e) * step), j + e) : initial();
 }
 
 // Of each thread of 256: what is combined before it. `all`: of all. `parts` is shared.
@@ -65,7 +105,7 @@ PN_DEVICE T before_thread(T mine, T (&parts)[8], T &all) {
     T sum = mine;
 #pragma unroll
     for (int reach = 1; reach < 32; reach *= 2) {
-        const T other = __shfl_up_sync(ALL, sum, reach);
+        const T other = from_lower(sum, reach);
         if (lane >= reach) sum = combine(other, sum);
     }
     if (lane == 31) parts[warp] = sum;
@@ -77,7 +117,7 @@ PN_DEVICE T before_thread(T mine, T (&parts)[8], T &all) {
         if (w == warp) before = all;
         all = combine(all, parts[w]);
     }
-    T left = __shfl_up_sync(ALL, sum, 1);
+    T left = from_lower(sum, 1);
     if (lane == 0) left = initial();
     __syncthreads();
     return combine(before, left);

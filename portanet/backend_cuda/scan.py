@@ -31,6 +31,8 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     first = _step("totals", rows * chunks, 256, (2, 1), cut, index)
     second = _step("rows_second", rows * chunks, 256, (0, 1, 2), cut, index)
     size = program.outputs[0].compute.itemsize
+    if program.options[0].startswith("arg"):  # a value and its place
+        size = 2 * max(4, program.inputs[0].compute.itemsize)
     return Plan((first, second), (rows * chunks * size,))
 
 

@@ -545,6 +545,43 @@ def test_scatter_in_order(option, dtype, outer, count, inner, size):
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("option", ["add", "set"])
+@pytest.mark.parametrize(
+    "outer, count, inner, size, shared",
+    [(1, 3000, 8, 500, True), (3, 2000, 1, 900, False), (2, 40, 3, 60000, True)],
+)
+@pytest.mark.usefixtures("on_cpu")
+def test_scatter_of_sorted_indices_has_the_bits_of_one_in_order(
+    option, outer, count, inner, size, shared
+):
+    v = values(float32, outer, count, inner)
+    lists = 1 if shared else outer
+    index = RNG.integers(-size // 3, size // 3, (lists, count, 1)).astype(np.int32)
+    y = values(float32, outer, size, inner)
+    program = Program("scatter", (float32,), (float32, int32), (option,), label="add")
+    steps = (0 if shared else count, 1, 0)
+    words = (outer, count, inner, size, 0, count * inner, inner, 1, 0, *steps)
+    entries = [step.entry for step in variants.plan(program, words).steps]
+    assert entries[0] == "runs" and entries[-1] == "segments"
+    for bad in (False, True):
+        if bad:
+            index[0, count // 2] = size
+        out = BACKEND.upload(y, float32)
+        BACKEND.build(program, words)(
+            out, BACKEND.upload(v, float32), BACKEND.upload(index, int32)
+        )
+        if bad:
+            with pytest.raises(IndexError, match=f"add: index {size} is out of range"):
+                BACKEND.read(out, float32, 0, y.size)
+            continue
+        found = BACKEND.read(out, float32, 0, y.size).reshape(y.shape)
+        expected = y.copy()
+        for o, j in np.ndindex(outer, count):
+            at = (o, index[o % lists, j, 0] % size)
+            expected[at] = expected[at] + v[o, j] if option == "add" else v[o, j]
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kernel", ["gather", "scatter"])
 @pytest.mark.parametrize("bad", [10, -11])
 def test_an_index_out_of_range_is_raised_once_by_the_next_read(kernel, bad):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dtypes import int32
-from ..op import Op, Spec
+from ..op import Bad, Case, Op, Spec
 from .convolve import numbers
 from .shape import permute_dims, repeat, reshape
 
@@ -124,8 +124,25 @@ def _lower_resample(emit, x, first, weights, *rest):
     return emit.cast(y, dtype)
 
 
-# x (outer, size, inner), a band and the transposed one, which is the gradient's. The
-# weights are constants, so it is tested through `interpolate`.
+def _resample_reference(x, first, weights, *rest):
+    y = np.zeros((x.shape[0], len(first), x.shape[2]))
+    for p, t in np.ndindex(weights.shape):
+        y[:, p] += weights[p, t] * x[:, first[p] + t]
+    return y
+
+
+def _resample_cases(rng) -> list[Case]:
+    made = []
+    for size, to, inner in [(5, 8, 3), (8, 5, 1), (1, 4, 2), (300, 7, 2)]:
+        tables = []
+        for band in _bands(size, to, "cubic", False, size / to):
+            # Whole numbers: weights are constants, which have no gradient.
+            tables += [band.first, np.round(band.weights * 16).astype(int)]
+        made.append(Case([rng.normal(size=(2, size, inner)), *tables], {}))
+    return made
+
+
+# x (outer, size, inner), a band and the transposed one, which is the gradient's.
 _resample = Op(
     "resample",
     _resample_rule,
@@ -135,10 +152,18 @@ _resample = Op(
         ),
         *[None] * 4,
     ),
+    reference=_resample_reference,
+    cases=_resample_cases,
     lower=_lower_resample,
     kernel="resample",
-    listed=False,
-)
+    bad=[
+        Bad(
+            [((1, 2, 1), "int32"), ((2,), "int32"), ((2, 1), "float32")], {}, TypeError,
+            "interpolate: a floating dtype",
+        )
+    ],
+    ulps=32,
+)  # fmt: skip
 
 
 def _places(n: int, to: int, align_corners: bool, scale: float) -> np.ndarray:

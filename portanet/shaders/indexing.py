@@ -101,21 +101,70 @@ def _gather(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     return one_step(program, text, "gather", words, groups_of(n, 256), 40 * n)
 
 
+# A record's key is the index of element j, or past all where it is out of range.
+_INDEX_KEY = """\
+fn key_at(row: u32, j: u32) -> u32 {
+    let index = load_x1(P(5u) + row * P(6u) + j * P(7u));
+    let a = u32(${p}_wrap_index(index, $index(P(8u))));
+    return select(0xffffffffu, a, is_inside(index, P(8u)));
+}
+fn put_order(e: u32, position: u32) {}
+"""
+
+
 @functools.lru_cache(64)
-def _scatter_text(program: Program) -> str:
+def _scatter_text(program: Program, sorts: bool) -> str:
     names = _index_names(program.inputs[1])
     computed = program.outputs[0].compute
     add = "old | v" if computed is bool_ else "old + v"
     result = add if program.options == ("add",) else "v"
-    low = "index >= -i32(P(3u)) && " if names["p"] == "i" else ""
-    inside = f"{low}index < {names['index']}(P(3u))"
-    definitions = (
-        f"alias T = {COMPUTED_AS[computed]};\n"
-        f"fn update(old: T, v: T) -> T {{ return {result}; }}\n"
-        f"fn is_inside(index: {names['index']}) -> bool {{ return {inside}; }}\n"
+    low = "index >= -i32(n) && " if names["p"] == "i" else ""
+    inside = f"{low}index < {names['index']}(n)"
+    parts = [
+        f"alias T = {COMPUTED_AS[computed]};",
+        f"fn update(old: T, v: T) -> T {{ return {result}; }}",
+        f"fn is_inside(index: {names['index']}, n: u32) -> bool {{ return {inside}; }}",
+    ]
+    temporary = ""
+    if sorts:
+        temporary = "records: array<vec2<u32>>"
+        parts += [Template(_INDEX_KEY).substitute(names), kernel_text("sort")]
+    else:  # named by an entry that is not taken
+        parts.append("var<private> records: array<vec2<u32>, 1>;")
+    parts.append(Template(kernel_text("scatter")).substitute(names))
+    text = header(program, 12, temporary=temporary)
+    return with_scalars("\n".join([text, *parts]))
+
+
+def _segments(program: Program, words: tuple) -> Plan:
+    """The indices of each o (of all, if they share them) sorted, then segments of them."""
+    outer, count, inner, size = words[:4]
+    at, by_outer, by_count = words[8:11]
+    text, lists = _scatter_text(program, True), outer if by_outer else 1
+    tail = (at, by_outer, by_count, size, 0, 0, 0)
+    operands = (0, -1, 1, 2)
+    steps = _sort_steps(program, text, lists, count, tail, operands, False)
+    half = (len(steps) - 1) % 2
+    found = (half * lists * count, count if by_outer else 0)
+    rows, work = outer * inner * size, 10.0 * outer * inner * (size * 20 + count)
+    steps.append(
+        Step(
+            text,
+            "segments",
+            steps[0].kinds,
+            operands,
+            (*words[:8], *found, 0, 0),
+            groups_of(rows, 64),
+            work,
+        )
     )
-    text = Template(kernel_text("scatter")).substitute(names)
-    return with_scalars(header(program, 12) + "\n" + definitions + text)
+    return Plan(tuple(steps), 2 * RECORD * lists * count)
+
+
+# A GPU is full with so many threads; lanes that fill it lose nothing by their serial walk.
+MANY_LANES = 1 << 15
+FEW_LANES = 64  # the same of a CPU that runs WGSL
+MANY_READS = 1 << 22  # indices that `rows` may read, where sorting would read fewer
 
 
 def _scatter(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
@@ -123,11 +172,17 @@ def _scatter(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     lanes, rows = outer * inner, outer * inner * size
     if lanes * count == 0:
         return Plan(())
-    text = _scatter_text(program)
-    if lanes < 64 and 1 < size and rows * count <= 1 << 24:
-        work = 10 * rows * count
+    is_shared = inner == 1 or words[11] == 0
+    text = _scatter_text(program, False)
+    if lanes >= (FEW_LANES if on_cpu else MANY_LANES) or count <= 16 or size == 1:
+        work = 60.0 * lanes * count
+        return one_step(program, text, "lanes", words, groups_of(lanes, 64), work)
+    if is_shared and rows * count > MANY_READS:
+        return _segments(program, words)
+    if rows * count <= 1 << 26:
+        work = 10.0 * rows * count
         return one_step(program, text, "rows", words, groups_of(rows, 64), work)
-    work = 60 * lanes * count
+    work = 60.0 * lanes * count
     return one_step(program, text, "lanes", words, groups_of(lanes, 64), work)
 
 
@@ -136,5 +191,5 @@ TEXTS = {
     "sort": lambda program: [_sort_text(program)],
     "search": lambda program: [_search_text(program)],
     "gather": lambda program: [_gather_text(program)],
-    "scatter": lambda program: [_scatter_text(program)],
+    "scatter": lambda program: [_scatter_text(program, s) for s in (False, True)],
 }

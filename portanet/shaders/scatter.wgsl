@@ -4,8 +4,11 @@
 // fault, and that element is left out.
 //
 // lanes: one thread for each (o, i) walks all j. rows: one thread for each element of y
-// looks at all j for its own. In both a thread owns what it writes: no atomics, one
-// order.
+// looks at all j for its own. segments: so too, but the j of an o were sorted by their
+// index (sort.wgsl, after whose `runs` and `merge` records hold (index, j)), so that a
+// thread reads its own only; P(8u) is where o's records start, P(9u) the way to the next
+// o's. In all a thread owns what it writes, j ascending: no atomics, one order, the same
+// bits.
 
 fn index_at(o: u32, j: u32, i: u32) -> $index {
     return load_x1(P(8u) + o * P(9u) + j * P(10u) + i * P(11u));
@@ -28,7 +31,7 @@ fn lanes(
     for (var j = 0u; j < P(1u); j++) {
         let index = index_at(o, j, i);
         let a = u32(${p}_wrap_index(index, $index(P(3u))));
-        if (!is_inside(index)) { continue; }
+        if (!is_inside(index, P(3u))) { continue; }
         let at = (o * P(3u) + a) * P(2u) + i;
         store_y0(at, update(load_y0(at), value_at(o, j, i)));
     }
@@ -49,8 +52,39 @@ fn rows(
     for (var j = 0u; j < P(1u); j++) {
         let index = index_at(o, j, i);
         let a = u32(${p}_wrap_index(index, $index(P(3u))));
-        if (a != row || !is_inside(index)) { continue; }
+        if (a != row || !is_inside(index, P(3u))) { continue; }
         total = update(total, value_at(o, j, i));
+    }
+    store_y0(e, total);
+}
+
+@compute @workgroup_size(64)
+fn segments(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let e = (group.x + group.y * groups.x) * 64u + thread;
+    if (e >= P(0u) * P(3u) * P(2u)) { return; }
+    let i = e % P(2u);
+    let row = e / P(2u) % P(3u);
+    let o = e / P(2u) / P(3u);
+    let start = P(8u) + o * P(9u);
+    var low = 0u;
+    var high = P(1u);
+    while (low < high) {
+        let middle = (low + high) / 2u;
+        if (records[start + middle].x < row) {
+            low = middle + 1u;
+        } else {
+            high = middle;
+        }
+    }
+    var total = load_y0(e);
+    for (; low < P(1u); low++) {
+        let record = records[start + low];
+        if (record.x != row) { break; }
+        total = update(total, value_at(o, record.y, i));
     }
     store_y0(e, total);
 }

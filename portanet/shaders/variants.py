@@ -640,6 +640,8 @@ PLANS = {
     "pool": _pool,
     "scan": _scan,
     "random": _random,
+    "fold": _simple,
+    "resample": _simple,
     **indexing.PLANS,
     **recurrent.PLANS,
 }

@@ -209,3 +209,36 @@ def test_the_pace_follows_what_the_device_can_do(monkeypatch):
     assert device.limit <= 1e8 * pace.WANTED_S
     run(1.0, 1e9)
     assert device.limit == pace.LEAST
+
+
+# Times ------------------------------------------------------------------------------------------
+
+
+def test_a_profile_has_the_times_of_all_launches_as_part_of_the_roofs(device):
+    from portanet.compiler import explain
+
+    step, _, batch = perceptron(device)
+    run = pn.compile(step)
+    run(*batch), run(*batch)
+    plan = last_plan(run)
+    rows = explain.profile(plan, plan.scratch(batch))
+    assert len(rows) == len(plan.launches)
+    assert all(0 < row.time_us < 1e6 and row.of_roof > 0 for row in rows)
+    text = explain.text(plan, rows)
+    assert "us in all; roofs of" in text and "GFLOP/s" in text
+
+
+@pytest.mark.skipif("wgpu" not in PRESENT, reason="no WebGPU adapter here")
+def test_the_device_times_a_launch_by_its_own_clock():
+    x = pn.ones((256, 256), device="wgpu")
+    backend = x.device.backend
+    if "timestamp-query" not in backend._host.features:
+        assert backend.times([], 1) is None
+        return
+    run = pn.compile(lambda x: (x @ x, pn.exp(x[:2, :2])))
+    run(x)
+    plan = last_plan(run)
+    buffers = plan.scratch([x])
+    calls = [(launch, [buffers[i] for i in at]) for launch, at in plan.launches]
+    times = dict(zip([p.kernel for p in plan.programs], backend.times(calls, 5)))
+    assert times["matmul"] > 3 * times["elementwise"] > 0

@@ -92,7 +92,12 @@ def chrome_trace(rows: Sequence[Row], device: str) -> str:
                 "dur": took,
                 "pid": 0,
                 "tid": device,
-                "args": {"line": r.line, "bytes": r.nbytes, "flops": r.flops},
+                "args": {
+                    "line": r.line,
+                    "bytes": r.nbytes,
+                    "flops": r.flops,
+                    "of roof": r.of_roof,
+                },
             }
         )
         now += took

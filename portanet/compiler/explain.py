@@ -10,6 +10,7 @@ from typing import Any
 
 from .graph import Work
 from .plan import Plan
+from .roofs import roofs
 
 
 @dataclass
@@ -24,6 +25,9 @@ class Row:
     nbytes: int  # read and written
     flops: int
     time_us: float | None = None
+    of_roof: float | None = (
+        None  # the least time that the device's roofs allow, to this
+    )
 
 
 def _nbytes(w: Work, itemsize: Any) -> int:
@@ -69,41 +73,53 @@ def rows(plan: Plan) -> list[Row]:
     return made
 
 
-def profile(plan: Plan, buffers: Sequence[Any], repeats: int = 20) -> list[Row]:
-    """The launches with the least time of some runs of each, one at a time, in us.
+def profile(plan: Plan, buffers: Sequence[Any]) -> list[Row]:
+    """The launches with the least time of some runs of each, and its part of the roofs.
 
-    Each launch is waited for, so on a GPU the time holds the cost of a submit.
+    By the device's own clock where it has one (timestamp queries), else by ours, each
+    launch waited for.
     """
     made = rows(plan)
-    for row, (launch, slots) in zip(made, plan.launches, strict=True):
-        operands = [buffers[i] for i in slots]
-        best = math.inf
-        for _ in range(repeats):
-            plan.backend.wait()
-            start = time.perf_counter()
-            launch(*operands)
-            plan.backend.wait()
-            best = min(best, time.perf_counter() - start)
-        row.time_us = best * 1e6
+    limits = roofs(plan.graph.device)
+    calls = [(launch, [buffers[i] for i in slots]) for launch, slots in plan.launches]
+    times = getattr(plan.backend, "times", lambda calls, repeats: None)(calls, REPEATS)
+    if times is None:
+        times = [_seconds(plan.backend, *call) for call in calls]
+    for row, took in zip(made, times, strict=True):
+        row.time_us = took * 1e6
+        row.of_roof = limits.least_s(row.nbytes, row.flops) / max(took, 1e-9)
     return made
+
+
+REPEATS = 20
+
+
+def _seconds(backend: Any, launch: Any, operands: Sequence[Any]) -> float:
+    best = math.inf
+    for _ in range(REPEATS):
+        backend.wait()
+        start = time.perf_counter()
+        launch(*operands)
+        backend.wait()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def text(plan: Plan, made: Sequence[Row]) -> str:
     """The launches as a table, and the totals."""
     lines = [f"{'#':>3} {'kernel':<12} {'shape':<18} {'bytes':>10} {'flops':>11} "]
     if any(r.time_us is not None for r in made):
-        lines[0] += f"{'us':>9} {'GB/s':>7} {'GFLOP/s':>8} "
+        lines[0] += f"{'us':>9} {'GB/s':>7} {'GFLOP/s':>8} {'roof':>5} "
     lines[0] += " operators, line"
     for r in made:
         shape = "x".join(map(str, r.shape)) or "1"
         cells = (
             f"{r.number:>3} {r.kernel:<12} {shape:<18} {r.nbytes:>10} {r.flops:>11} "
         )
-        if r.time_us is not None:
-            rate = r.nbytes / r.time_us / 1e3
-            cells += (
-                f"{r.time_us:>9.1f} {rate:>7.1f} {r.flops / r.time_us / 1e3:>8.1f} "
-            )
+        if r.time_us is not None and r.of_roof is not None:
+            each = max(r.time_us, 1e-3) * 1e3
+            cells += f"{r.time_us:>9.1f} {r.nbytes / each:>7.1f} "
+            cells += f"{r.flops / each:>8.1f} {r.of_roof:>5.0%} "
         lines.append(f"{cells} {' '.join(r.operators)}  ({r.line})")
     lines.append(
         f"{len(made)} launches, {sum(r.nbytes for r in made)} bytes moved, "
@@ -112,4 +128,12 @@ def text(plan: Plan, made: Sequence[Row]) -> str:
         f"{len(plan.shared)} of {len(plan.made)} results written in place, "
         f"{plan.peak} bytes at the peak"
     )
+    times = [r.time_us for r in made if r.time_us is not None]
+    if times:
+        limits = roofs(plan.graph.device)
+        lines.append(
+            f"{sum(times):.1f} us in all; roofs of {plan.graph.device}, measured: "
+            f"{limits.memory / 1e9:.1f} GB/s, {limits.arithmetic / 1e9:.1f} GFLOP/s "
+            "(above 100%: data that were in a cache)"
+        )
     return "\n".join(lines)

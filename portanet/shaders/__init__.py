@@ -92,6 +92,17 @@ class Steps:
             launch(*[every[i] for i in operands])
 
 
+def parts_of(launch: Any, buffers: Sequence[Any]) -> list[tuple[Launch, list[Any]]]:
+    """The dispatches of a launch, with what each binds; a temporary is made."""
+    if isinstance(launch, Launch):
+        return [(launch, list(buffers))]
+    if not isinstance(launch, Steps):
+        return []
+    every = [*buffers, launch.pool.alloc(launch.temporary)]
+    pairs = zip(launch.launches, launch.operands, strict=True)
+    return [(part, [every[i] for i in chosen]) for part, chosen in pairs]
+
+
 def _nothing(*buffers: Buffer) -> None:
     """The launch of a result without elements."""
 
@@ -229,6 +240,27 @@ class Backend:
         made = Replay(self, launches)
         self._replays.add(made)
         return made
+
+    def times(
+        self, calls: Sequence[tuple[Any, Sequence[Buffer]]], repeats: int
+    ) -> list[float] | None:
+        """Seconds of each launch on its buffers, by the device's clock, the least of some
+        runs of all; None where it has no clock."""
+        if "timestamp-query" not in self._host.features:
+            return None
+        with self._lock:
+            dispatches, owners = [], []
+            for number, (launch, buffers) in enumerate(calls):
+                for part, operands in parts_of(launch, buffers):
+                    key = (part.number, *[b.block for b in operands])
+                    group = self._groups.get(key) or self._bind(part, key)
+                    dispatches.append((part.pipeline, group, part.x, part.y))
+                    owners.append(number)
+            self._submit()
+            found = [0.0] * len(calls)
+            for number, took in zip(owners, self._host.times(dispatches, repeats)):
+                found[number] += took
+        return found
 
     def wait(self) -> None:
         """Return when all launches are done; raises their faults."""

@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Any
 
+import numpy as np
+
 from ..errors import DeviceError, OutOfMemoryError
 from .recorder import NEEDED, READBACK, PlainRecorder, Recorder
 
@@ -51,6 +53,8 @@ FEATURES = ("shader-f16", "timestamp-query")
 STORAGE = 0x80 | 0x4 | 0x8  # STORAGE, COPY_SRC, COPY_DST
 UNIFORM = 0x40 | 0x8  # UNIFORM, COPY_DST
 COMPUTE = 0x4  # ShaderStage.COMPUTE
+RESOLVED = 0x200 | 0x4  # QUERY_RESOLVE, COPY_SRC
+QUERIES = 4096  # of one set, at most (WebGPU, 20.1)
 
 # A read of up to this many bytes uses one buffer that is kept.
 SMALL_READ = 64 << 10
@@ -352,6 +356,39 @@ class Host:
         self.check()
         self.recorder.wait()
         self.check()
+
+    def times(self, dispatches: list[tuple], repeats: int) -> list[float]:
+        """Seconds of each dispatch, the least of some runs of all in order. Waits."""
+        found: list[np.ndarray] = []
+        for start in range(0, len(dispatches), QUERIES // 2):
+            some = dispatches[start : start + QUERIES // 2]
+            runs = [self._timestamps(some) for _ in range(repeats)]
+            found.append(np.min(runs, axis=0))
+        return [float(t) * 1e-9 for part in found for t in part]
+
+    def _timestamps(self, dispatches: list[tuple]) -> np.ndarray:
+        """Nanoseconds of each, a pass of its own."""
+        count = 2 * len(dispatches)
+        queries = self.device.create_query_set(type="timestamp", count=count)
+        encoder = self.device.create_command_encoder()
+        for i, (pipeline, group, x, y) in enumerate(dispatches):
+            writes = {
+                "query_set": queries,
+                "beginning_of_pass_write_index": 2 * i,
+                "end_of_pass_write_index": 2 * i + 1,
+            }
+            run = encoder.begin_compute_pass(timestamp_writes=writes)
+            run.set_pipeline(pipeline)
+            run.set_bind_group(0, group)
+            run.dispatch_workgroups(x, y)
+            run.end()
+        target = self.create_buffer(8 * count, RESOLVED)
+        encoder.resolve_query_set(queries, 0, count, target, 0)
+        self.queue.submit([encoder.finish()])
+        data = self.read([(target, 0, 8 * count)])
+        return np.diff(np.frombuffer(data, np.uint64).astype(np.int64).reshape(-1, 2))[
+            :, 0
+        ]
 
     # ----------------------------------------------------------------- errors
 

@@ -51,11 +51,11 @@ template <class S, int N, bool IS_ALONG_L> struct Matrix {
     index_t outer, inner;
     int size, end;
 
-    __device__ __forceinline__ index_t start(int i) const {
+    PN_MEMBER index_t start(int i) const {
         if (i >= size) i = size - VECTOR_ACROSS;
         return (index_t)i * (VECTOR_ACROSS > 1 ? 1 : outer);
     }
-    __device__ __forceinline__ void load(index_t at, int l, Pack &pack) const {
+    PN_MEMBER void load(index_t at, int l, Pack &pack) const {
         if (l < end) {
             const index_t step = ALONG_L && N > 1 ? 1 : inner;
             pack = *(const Pack *)(data + at + (index_t)l * step);

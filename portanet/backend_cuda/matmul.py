@@ -29,7 +29,14 @@ class Tile:
         return self.bm // self.tm * (self.bn // self.tn)
 
     def count(self, m: int, n: int) -> int:
+        """Tiles that cover m x n."""
         return ceil_div(m, self.bm) * ceil_div(n, self.bn)
+
+    def defines(self) -> dict[str, int | str]:
+        """The macros of tile.cuh."""
+        names = ("PN_BM", "PN_BN", "PN_BK", "PN_TM", "PN_TN")
+        sizes = (self.bm, self.bn, self.bk, self.tm, self.tn)
+        return dict(zip(names, sizes, strict=True))
 
 
 # By the bytes of a sum, the largest first. 64 sums of 4 bytes leave room for two blocks of
@@ -74,11 +81,7 @@ def _tiled(program: Program, words: Sequence[int]) -> Plan:
         1 in (a["PN_A_VECTOR"], b["PN_B_VECTOR"]) or program.inputs[0].itemsize < 4
     )
     defines = {
-        "PN_BM": tile.bm,
-        "PN_BN": tile.bn,
-        "PN_BK": tile.bk,
-        "PN_TM": tile.tm,
-        "PN_TN": tile.tn,
+        **tile.defines(),
         "PN_BLOCKS": 1 if is_heavy else tile.blocks,
         **a,
         **b,

@@ -11,6 +11,8 @@
 //   Pack, VECTOR, ALONG_L   a load takes VECTOR neighbours along l, or along i (j)
 //   start(i)                what a thread keeps of row (column) i
 //   load(start, l, &pack)   zeros where i or l is outside
+#define PN_MEMBER __device__ __forceinline__
+
 PN_DEVICE float pn_fma(float a, float b, float c) { return fmaf(a, b, c); }
 PN_DEVICE double pn_fma(double a, double b, double c) { return fma(a, b, c); }
 PN_DEVICE int pn_fma(int a, int b, int c) { return (int)((unsigned)a * b + c); }
@@ -30,23 +32,23 @@ template <class T, int ROWS, int BK, int THREADS, class Operand> struct pn_loade
     typename Operand::Pack packs[PACKS];
     typename Operand::Start starts[PACKS];
 
-    static __device__ __forceinline__ int row(int q) {
+    static PN_MEMBER int row(int q) {
         const int p = threadIdx.x + q * THREADS;
         return Operand::ALONG_L ? p / ACROSS : p % ACROSS * VECTOR;
     }
-    static __device__ __forceinline__ int depth(int q) {
+    static PN_MEMBER int depth(int q) {
         const int p = threadIdx.x + q * THREADS;
         return Operand::ALONG_L ? p % ACROSS * VECTOR : p / ACROSS;
     }
-    __device__ __forceinline__ void begin(const Operand &operand, int first) {
+    PN_MEMBER void begin(const Operand &operand, int first) {
 #pragma unroll
         for (int q = 0; q < PACKS; q++) starts[q] = operand.start(first + row(q));
     }
-    __device__ __forceinline__ void fetch(const Operand &operand, int l) {
+    PN_MEMBER void fetch(const Operand &operand, int l) {
 #pragma unroll
         for (int q = 0; q < PACKS; q++) operand.load(starts[q], l + depth(q), packs[q]);
     }
-    __device__ __forceinline__ void put(T (*slice)[PITCH]) const {
+    PN_MEMBER void put(T (*slice)[PITCH]) const {
 #pragma unroll
         for (int q = 0; q < PACKS; q++) {
             const int i = row(q), l = depth(q);
@@ -77,18 +79,18 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct pn_tile {
     static_assert(TM % G == 0 && TN % G == 0, "groups cover a thread's sums");
 
     // Where a thread's sums lie in the tile.
-    static __device__ __forceinline__ int row(int i) {
+    static PN_MEMBER int row(int i) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         return warp / WARPS_ACROSS * 4 * TM + i / G * 4 * G + lane / 8 * G + i % G;
     }
-    static __device__ __forceinline__ int column(int j) {
+    static PN_MEMBER int column(int j) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         return warp % WARPS_ACROSS * 8 * TN + j / G * 8 * G + lane % 8 * G + j % G;
     }
 
     // The sums over l in [begin, end) of the tile whose first row and column are given.
     template <class A, class B>
-    static __device__ __forceinline__ void multiply(const A &a, const B &b, int first_row,
+    static PN_MEMBER void multiply(const A &a, const B &b, int first_row,
                                                     int first_column, int begin, int end,
                                                     T (&sums)[TM][TN]) {
         typedef pn_loader<T, BM, BK, THREADS, A> ALoader;

@@ -1,37 +1,11 @@
-// Runs a CUDA kernel on the CPU, from its own source, to test what it computes:
+// Runs a CUDA kernel on the CPU, from its own source, to test what it computes. This is
+// what a text sees; cusim.cpp is the runtime, which is built once. Neither this file nor a
+// kernel reads any other header, so that g++ takes a tenth of a second for a text.
+//
 //   g++ -std=c++17 -DPN_SIMULATED -Itests/cuda -x c++ -shared -fPIC kernel.cu
-//
-// One fiber a CUDA thread, one block at a time. Fibers switch at barriers and warp
-// operations only; each warp runs ahead to its next block barrier. CUSIM_ORDER (forward,
-// reverse, or the seed of a random order) sets the order of blocks, warps and lanes, so a
-// kernel that misses a barrier gives other results in another order. Shared memory holds
-// NaN before it is written. Copies by cp.async land when they are waited for, not before.
-//
-// A launch stops with a message (cusim_error) at a divergent barrier, a deadlock, and at a
-// warp operation whose mask names lanes that left or that wait elsewhere. Built with
-// -fsanitize=address, shared memory has bounds too. Not shown: races between blocks that
-// are resident together, memory order, speed.
 #pragma once
-#include <climits>
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-#include <vector>
 
-#include <sys/mman.h>
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(p, n) ((void)0)
-#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)0)
-#endif
+typedef unsigned long cusim_size;
 
 // --- The language ------------------------------------------------------------------
 
@@ -65,414 +39,123 @@ static inline float4 make_float4(float x, float y, float z, float w) {
     return {x, y, z, w};
 }
 
-namespace cusim {
+// --- What the runtime does ----------------------------------------------------------
 
-constexpr size_t STACK = 64 * 1024;       // bytes of a fiber's stack
-constexpr size_t ARENA = 256 * 1024;      // room for shared memory, of either kind
-constexpr size_t STATIC_MAX = 48 * 1024;  // CUDA's limit, static
-constexpr size_t DYNAMIC_MAX = 227 * 1024;  // and dynamic (sm_90, the largest)
-constexpr unsigned WARP = 32;
-
-// --- Fibers ------------------------------------------------------------------------
-
-enum State : uint8_t { RUNNING, AT_BARRIER, AT_WARP, DONE };
-
-struct Copy { void *to; const void *from; unsigned bytes, kept; };  // of cp.async
-
-struct Fiber {
-    uint3 thread;
-    unsigned lane, warp;
-    State state;
-    uint8_t parity;  // which of the warp's two slots is in use
-    unsigned mask;   // of the warp operation that it waits in
-    int line;        // where it waits
-    std::vector<std::vector<Copy>> copies;  // groups; the last is open
-    char *stack;
-#if defined(__x86_64__)
-    void *stack_pointer;
-#else
-    ucontext_t context;
-#endif
-};
-
-// What lanes hand each other. Two of each: a lane may be one exchange ahead.
-constexpr size_t SLOT = 128;
-struct Warp { alignas(16) char slot[2][WARP][SLOT]; };
-
-struct Variable { const void *key; char *memory; };
-
-struct Block {
-    uint3 number;
-    dim3 grid, size;
-    char *arena, *dynamic;
-    size_t used, static_bytes, dynamic_bytes;
-    std::vector<Variable> variables;
-    std::vector<Fiber> fibers;
-    std::vector<Warp> warps;
-    std::vector<unsigned> warp_order, lane_order;
-    void (*call)(void *kernel, void **arguments);
-    void *kernel, **arguments;
-    uint64_t barriers;
-    unsigned counts[2];  // of __syncthreads_count, one a parity
-    bool failed;
-#if defined(__x86_64__)
-    void *stack_pointer;
-#else
-    ucontext_t context;
-#endif
-};
-
-static Fiber *current_fiber;
-static Block *current_block;
-static char error[256];
-
-inline Fiber &self() { return *current_fiber; }
-inline Block &block() { return *current_block; }
-
-#if defined(__x86_64__)
-extern "C" void cusim_switch(void **saved, void *to);
-asm(R"(.text
-.weak cusim_switch
-.type cusim_switch,@function
-cusim_switch:
- push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
- mov %rsp,(%rdi); mov %rsi,%rsp
- pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret
-.size cusim_switch,.-cusim_switch
-)");
-inline void leave(Fiber &f) { cusim_switch(&f.stack_pointer, block().stack_pointer); }
-inline void enter(Fiber &f) { cusim_switch(&block().stack_pointer, f.stack_pointer); }
-#else
-inline void leave(Fiber &f) { swapcontext(&f.context, &block().context); }
-inline void enter(Fiber &f) { swapcontext(&block().context, &f.context); }
-#endif
-
-inline void fail(const char *what, int line, int other = 0) {
-    const uint3 b = block().number, t = self().thread;
-    snprintf(error, sizeof error, "%s (block %u,%u,%u thread %u,%u,%u line %d%s%d)", what,
-             b.x, b.y, b.z, t.x, t.y, t.z, line, other ? " and " : ".", other);
-    block().failed = true;
+struct cusim_thread { uint3 place; unsigned lane; };
+struct cusim_block { uint3 place; dim3 size, grid; char *dynamic; };
+extern "C" {
+extern cusim_thread *cusim_this_thread;
+extern cusim_block *cusim_this_block;
+void cusim_barrier(int line);
+unsigned cusim_count(bool vote, int line);
+void cusim_warp_barrier(unsigned mask, int line);
+// The address of every lane's bytes, CUSIM_SLOT apart, once all lanes of the mask came.
+const char *cusim_exchange(unsigned mask, const void *value, cusim_size bytes, int line);
+void *cusim_shared(const void *key, cusim_size bytes);
+void cusim_copy_later(void *to, const void *from, unsigned bytes, unsigned kept);
+void cusim_commit();
+void cusim_land(unsigned groups_left);
+int cusim_launch(void (*call)(void *kernel, void **arguments), void *kernel, dim3 grid,
+                 dim3 size, cusim_size dynamic, void **arguments);
+const char *cusim_error();
 }
+constexpr cusim_size CUSIM_SLOT = 128;  // bytes that a lane can hand over
+constexpr unsigned CUSIM_WARP = 32;
 
-// Fails in the middle of a kernel: the fiber does not go on.
-[[noreturn]] inline void die(const char *what, int line = 0) {
-    fail(what, line);
-    leave(self());
-    abort();
-}
-
-inline void entry() {
-    Block &b = block();
-    b.call(b.kernel, b.arguments);
-    self().state = DONE;
-    leave(self());
-    abort();
-}
-
-inline void arm(Fiber &f) {
-    f.state = RUNNING, f.parity = 0, f.line = 0;
-    f.copies.assign(1, {});
-    ASAN_UNPOISON_MEMORY_REGION(f.stack, STACK);  // of a fiber that was left
-#if defined(__x86_64__)
-    void **top = (void **)(f.stack + STACK);
-    *--top = nullptr;        // keeps the stack aligned as after a call
-    *--top = (void *)entry;  // where the first switch returns to
-    top -= 6;                // the registers that it pops
-    memset(top, 0, 6 * sizeof *top);
-    f.stack_pointer = top;
-#else
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack;
-    f.context.uc_stack.ss_size = STACK;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, entry, 0);
-#endif
-}
-
-inline void park(State state, int line, unsigned mask = 0) {
-    Fiber &f = self();
-    f.state = state, f.line = line, f.mask = mask;
-    leave(f);
-}
-
-// --- Shared memory -----------------------------------------------------------------
-
-// One address for each declaration in each block, with room between them that
-// AddressSanitizer watches.
-inline void *shared(const void *key, size_t bytes) {
-    Block &b = block();
-    for (auto &v : b.variables)
-        if (v.key == key) return v.memory;
-    char *memory = b.arena + b.used;
-    b.used += (bytes + 16 + 1023) & ~(size_t)1023;
-    b.static_bytes += bytes;
-    if (b.used > ARENA || b.static_bytes > STATIC_MAX)
-        die("more than 48 KiB of static shared memory");
-    b.variables.push_back({key, memory});
-    ASAN_UNPOISON_MEMORY_REGION(memory, bytes);
-    memset(memory, 0xff, bytes);
-    return memory;
-}
-
-// --- Scheduling --------------------------------------------------------------------
-
-// Lets lanes go on whose whole mask has arrived. Returns whether there were any.
-inline bool release_warp(Block &b, unsigned first, unsigned end) {
-    bool released = false;
-    for (unsigned i = first; i < end && !b.failed; ++i) {
-        Fiber &f = b.fibers[i];
-        if (f.state != AT_WARP) continue;
-        current_fiber = &f;
-        const unsigned mask = f.mask;
-        if (!(mask >> f.lane & 1)) fail("a lane is not in its own mask", f.line);
-        bool all = true;
-        for (unsigned l = 0; l < WARP && all && !b.failed; ++l) {
-            if (!(mask >> l & 1)) continue;
-            if (first + l >= end) {
-                fail("a mask names a lane past the end of the block", f.line);
-                break;
-            }
-            Fiber &other = b.fibers[first + l];
-            if (other.state == DONE) fail("a mask names a lane that left", f.line);
-            all = other.state == AT_WARP && other.mask == mask;
-            if (all && other.line != f.line)
-                fail("lanes of one mask are at different operations", f.line, other.line);
-        }
-        if (!all || b.failed) continue;
-        for (unsigned l = 0; l < WARP; ++l)
-            if (mask >> l & 1) {
-                b.fibers[first + l].state = RUNNING;
-                b.fibers[first + l].parity ^= 1;
-            }
-        released = true;
-    }
-    return released;
-}
-
-// Runs every warp until all its lanes wait at a barrier or are done.
-inline void run_warps(Block &b) {
-    const unsigned n = b.fibers.size();
-    for (unsigned w : b.warp_order) {
-        const unsigned first = w * WARP, end = first + WARP < n ? first + WARP : n;
-        do {
-            for (unsigned l : b.lane_order) {
-                if (first + l >= end || b.fibers[first + l].state != RUNNING) continue;
-                current_fiber = &b.fibers[first + l];
-                enter(*current_fiber);
-                if (b.failed) return;
-            }
-        } while (release_warp(b, first, end));
-        if (b.failed) return;
-    }
-}
-
-inline void run_block(Block &b) {
-    const unsigned n = b.fibers.size();
-    for (auto &f : b.fibers) arm(f);
-    while (!b.failed) {
-        run_warps(b);
-        if (b.failed) return;
-        unsigned waiting = 0, done = 0;
-        int line = 0;
-        for (auto &f : b.fibers) {
-            done += f.state == DONE;
-            if (f.state != AT_BARRIER) continue;
-            current_fiber = &f;
-            if (waiting++ && line != f.line) return fail("divergent barrier", line, f.line);
-            line = f.line;
-        }
-        if (done == n) return;
-        if (waiting + done != n) return fail("deadlock: threads wait for each other", line);
-        if (done) return fail("a barrier that some threads returned before", line);
-        for (auto &f : b.fibers) f.state = RUNNING;
-        b.counts[++b.barriers & 1] = 0;
-    }
-}
-
-inline std::vector<unsigned> order_of(size_t n) {
-    std::vector<unsigned> order(n);
-    for (size_t i = 0; i < n; ++i) order[i] = i;
-    const char *wanted = getenv("CUSIM_ORDER");
-    if (!wanted || !strcmp(wanted, "forward")) return order;
-    if (!strcmp(wanted, "reverse")) return {order.rbegin(), order.rend()};
-    uint64_t state = strtoull(wanted, nullptr, 10);
-    for (size_t i = n; i > 1; --i) {
-        // Knuth's MMIX generator.
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        std::swap(order[i - 1], order[(state >> 33) % i]);
-    }
-    return order;
-}
-
-// 0, or 1 as CUDA_ERROR_INVALID_VALUE, or 719 as CUDA_ERROR_LAUNCH_FAILED.
-inline int launch(void (*call)(void *, void **), void *kernel, dim3 grid, dim3 size,
-                  size_t dynamic_bytes, void **arguments) {
-    const size_t threads = (size_t)size.x * size.y * size.z;
-    const size_t blocks = (size_t)grid.x * grid.y * grid.z;
-    const bool fits = threads && threads <= 1024 && size.z <= 64 && blocks &&
-                      grid.x <= INT_MAX && grid.y <= 65535 && grid.z <= 65535;
-    if (!fits || dynamic_bytes > DYNAMIC_MAX) {
-        snprintf(error, sizeof error, "a launch of %u,%u,%u blocks of %u,%u,%u", grid.x,
-                 grid.y, grid.z, size.x, size.y, size.z);
-        return 1;
-    }
-    static char *stacks, *arena;
-    if (!stacks) {
-        stacks = (char *)mmap(nullptr, STACK * 1024, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        arena = (char *)aligned_alloc(1024, 2 * ARENA);
-        if (stacks == MAP_FAILED || !arena) abort();
-    }
-    Block b{};
-    b.grid = grid, b.size = size, b.call = call, b.kernel = kernel, b.arguments = arguments;
-    b.arena = arena, b.dynamic = arena + ARENA, b.dynamic_bytes = dynamic_bytes;
-    b.fibers.resize(threads);
-    b.warps.resize((threads + WARP - 1) / WARP);
-    b.warp_order = order_of(b.warps.size());
-    b.lane_order = order_of(WARP);
-    for (unsigned i = 0; i < threads; ++i) {
-        Fiber &f = b.fibers[i];
-        f.thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
-        f.lane = i % WARP, f.warp = i / WARP, f.stack = stacks + STACK * i;
-    }
-    for (unsigned k : order_of(blocks)) {
-        b.number = {k % grid.x, k / grid.x % grid.y, k / grid.x / grid.y};
-        b.used = b.static_bytes = 0;
-        b.variables.clear();
-        ASAN_UNPOISON_MEMORY_REGION(b.dynamic, ARENA);
-        memset(b.dynamic, 0xff, dynamic_bytes);
-        ASAN_POISON_MEMORY_REGION(b.arena, ARENA);
-        ASAN_POISON_MEMORY_REGION(b.dynamic + dynamic_bytes, ARENA - dynamic_bytes);
-        current_block = &b;
-        run_block(b);
-        current_block = nullptr;
-        if (b.failed) break;
-    }
-    ASAN_UNPOISON_MEMORY_REGION(arena, 2 * ARENA);
-    return b.failed ? 719 : 0;
-}
-
-// --- Warp operations ---------------------------------------------------------------
-
-// Every lane's value, once all lanes of the mask have come.
-template <class T>
-inline const char (*exchange(unsigned mask, const T &value, int line))[SLOT] {
-    static_assert(sizeof(T) <= SLOT, "too much to exchange");
-    Fiber &f = self();
-    auto *slots = block().warps[f.warp].slot[f.parity];
-    memcpy(slots[f.lane], &value, sizeof(T));
-    park(AT_WARP, line, mask);
-    return slots;
-}
-
-template <class T> inline T from_lane(unsigned mask, T value, unsigned lane, int line) {
-    auto *slots = exchange(mask, value, line);
-    T result;
-    if (lane != self().lane && !(mask >> lane & 1))
-        memset((void *)&result, 0xff, sizeof result);  // undefined on a GPU
-    else
-        memcpy((void *)&result, slots[lane], sizeof result);
-    return result;
-}
-template <class T> inline T shfl(unsigned m, T v, int from, int width, int line) {
-    const unsigned l = self().lane;
-    return from_lane(m, v, (l & ~(width - 1)) | (from & (width - 1)), line);
-}
-template <class T> inline T shfl_down(unsigned m, T v, unsigned d, int width, int line) {
-    const unsigned l = self().lane, last = l | (width - 1);
-    return from_lane(m, v, l + d > last ? l : l + d, line);
-}
-template <class T> inline T shfl_up(unsigned m, T v, unsigned d, int width, int line) {
-    const unsigned l = self().lane, first = l & ~(width - 1);
-    return from_lane(m, v, l < first + d ? l : l - d, line);
-}
-template <class T> inline T shfl_xor(unsigned m, T v, int x, int width, int line) {
-    const unsigned l = self().lane, other = l ^ x;
-    return from_lane(m, v, other > (l | (width - 1)) ? l : other, line);
-}
-inline unsigned ballot(unsigned mask, bool vote, int line) {
-    auto *slots = exchange(mask, vote, line);
-    unsigned result = 0;
-    for (unsigned l = 0; l < WARP; ++l)
-        if ((mask >> l & 1) && slots[l][0]) result |= 1u << l;
-    return result;
-}
-inline unsigned count(bool vote, int line) {
-    const unsigned which = block().barriers & 1;
-    block().counts[which] += vote;
-    park(AT_BARRIER, line);
-    return block().counts[which];
-}
-
-// --- cp.async ----------------------------------------------------------------------
-
-inline void copy_later(void *to, const void *from, unsigned bytes, unsigned kept) {
-    self().copies.back().push_back({to, from, bytes, kept});
-}
-inline void commit() { self().copies.push_back({}); }
-inline void land(unsigned groups_left) {
-    auto &groups = self().copies;
-    while (groups.size() > groups_left + 1u) {
-        for (const Copy &c : groups.front()) {
-            if (c.kept) memcpy(c.to, c.from, c.kept);
-            memset((char *)c.to + c.kept, 0, c.bytes - c.kept);
-        }
-        groups.erase(groups.begin());
-    }
-}
-
-// --- Calls -------------------------------------------------------------------------
-
-template <class... A> struct Caller {
-    template <size_t... I>
-    static void apply(void (*kernel)(A...), void **a, std::index_sequence<I...>) {
-        kernel(*(std::remove_cv_t<A> *)a[I]...);
-    }
-    static void call(void *kernel, void **a) {
-        apply((void (*)(A...))kernel, a, std::index_sequence_for<A...>{});
-    }
-};
-template <class... A>
-inline int launch_typed(void (*kernel)(A...), dim3 grid, dim3 size, size_t dynamic,
-                        void **a) {
-    return launch(&Caller<A...>::call, (void *)kernel, grid, size, dynamic, a);
-}
-template <class... A> inline void sizes_of(void (*)(A...), int *n, size_t *bytes) {
-    const size_t sizes[] = {sizeof(A)..., 0};
-    *n = sizeof...(A);
-    memcpy(bytes, sizes, sizeof...(A) * sizeof(size_t));
-}
-
-}  // namespace cusim
-
-extern "C" __attribute__((weak)) const char *cusim_error() { return cusim::error; }
-
-// cusim_launch_NAME and cusim_params_NAME, by which a kernel is found and its arguments
-// are sized, as a driver would.
-#define CUSIM_EXPORT(name)                                                            \
-    extern "C" int cusim_launch_##name(unsigned gx, unsigned gy, unsigned gz,          \
-                                       unsigned bx, unsigned by, unsigned bz,          \
-                                       size_t dynamic, void **a) {                     \
-        return cusim::launch_typed(&name, {gx, gy, gz}, {bx, by, bz}, dynamic, a);     \
-    }                                                                                  \
-    extern "C" void cusim_params_##name(int *n, size_t *bytes) {                       \
-        cusim::sizes_of(&name, n, bytes);                                              \
-    }
+#define threadIdx (cusim_this_thread->place)
+#define blockIdx (cusim_this_block->place)
+#define blockDim (cusim_this_block->size)
+#define gridDim (cusim_this_block->grid)
 
 // PN_SHARED(float, tile, [16][32]): `float tile[16][32]` in shared memory.
 #define PN_SHARED(T, name, dims)                                                       \
     static char name##_key;                                                            \
-    T(&name) dims = *(T(*) dims)cusim::shared(&name##_key, sizeof(T dims))
-#define PN_DYNAMIC_SHARED(T, name) T *const name = (T *)cusim::block().dynamic
+    T(&name) dims = *(T(*) dims)cusim_shared(&name##_key, sizeof(T dims))
+#define PN_DYNAMIC_SHARED(T, name) T *const name = (T *)cusim_this_block->dynamic
 
-#define threadIdx (cusim::self().thread)
-#define blockIdx (cusim::block().number)
-#define blockDim (cusim::block().size)
-#define gridDim (cusim::block().grid)
-#define __syncthreads() cusim::park(cusim::AT_BARRIER, __LINE__)
-#define __syncthreads_count(vote) cusim::count((vote) != 0, __LINE__)
-#define __syncthreads_or(vote) (cusim::count((vote) != 0, __LINE__) != 0)
-#define __syncwarp(...) cusim::park(cusim::AT_WARP, __LINE__, cusim_mask(__VA_ARGS__))
+// --- Barriers, warp operations, cp.async --------------------------------------------
+
+namespace cusim {
+template <class T> inline T from_lane(unsigned mask, T value, unsigned lane, int line) {
+    static_assert(sizeof(T) <= CUSIM_SLOT, "too much to exchange");
+    const char *slots = cusim_exchange(mask, &value, sizeof(T), line);
+    T result;
+    if (lane != cusim_this_thread->lane && !(mask >> lane & 1))
+        __builtin_memset((void *)&result, 0xff, sizeof result);  // undefined on a GPU
+    else
+        __builtin_memcpy((void *)&result, slots + lane * CUSIM_SLOT, sizeof result);
+    return result;
+}
+template <class T> inline T shfl(unsigned m, T v, int from, int width, int line) {
+    const unsigned l = cusim_this_thread->lane;
+    return from_lane(m, v, (l & ~(width - 1)) | (from & (width - 1)), line);
+}
+template <class T> inline T shfl_down(unsigned m, T v, unsigned d, int width, int line) {
+    const unsigned l = cusim_this_thread->lane, last = l | (width - 1);
+    return from_lane(m, v, l + d > last ? l : l + d, line);
+}
+template <class T> inline T shfl_up(unsigned m, T v, unsigned d, int width, int line) {
+    const unsigned l = cusim_this_thread->lane, first = l & ~(width - 1);
+    return from_lane(m, v, l < first + d ? l : l - d, line);
+}
+template <class T> inline T shfl_xor(unsigned m, T v, int x, int width, int line) {
+    const unsigned l = cusim_this_thread->lane, other = l ^ x;
+    return from_lane(m, v, other > (l | (width - 1)) ? l : other, line);
+}
+inline unsigned ballot(unsigned mask, bool vote, int line) {
+    const char *slots = cusim_exchange(mask, &vote, sizeof vote, line);
+    unsigned result = 0;
+    for (unsigned l = 0; l < CUSIM_WARP; ++l)
+        if ((mask >> l & 1) && slots[l * CUSIM_SLOT]) result |= 1u << l;
+    return result;
+}
+inline void copy_later(void *to, const void *from, unsigned bytes, unsigned kept) {
+    cusim_copy_later(to, from, bytes, kept);
+}
+inline void commit() { cusim_commit(); }
+inline void land(unsigned groups_left) { cusim_land(groups_left); }
+
+// --- Calls -------------------------------------------------------------------------
+
+template <class T> struct plain { typedef T type; };
+template <class T> struct plain<const T> { typedef T type; };
+template <int...> struct numbers {};
+template <class... A> struct caller {
+    template <int... I> static void apply(void (*kernel)(A...), void **a, numbers<I...>) {
+        kernel(*(typename plain<A>::type *)a[I]...);
+    }
+    static void call(void *kernel, void **a) {
+        apply((void (*)(A...))kernel, a, numbers<__integer_pack(sizeof...(A))...>());
+    }
+};
+template <class... A>
+inline int launch(void (*kernel)(A...), dim3 grid, dim3 size, cusim_size dynamic,
+                  void **a) {
+    return cusim_launch(&caller<A...>::call, (void *)kernel, grid, size, dynamic, a);
+}
+template <class... A> inline void sizes_of(void (*)(A...), int *n, cusim_size *bytes) {
+    const cusim_size sizes[] = {sizeof(A)..., 0};
+    *n = sizeof...(A);
+    for (int i = 0; i < *n; ++i) bytes[i] = sizes[i];
+}
+}  // namespace cusim
+
+// cusim_launch_NAME and cusim_params_NAME, by which a kernel is found and its arguments
+// are sized, as a driver would.
+#define CUSIM_EXPORT(name)                                                             \
+    extern "C" int cusim_launch_##name(unsigned gx, unsigned gy, unsigned gz,          \
+                                       unsigned bx, unsigned by, unsigned bz,          \
+                                       cusim_size dynamic, void **a) {                 \
+        return cusim::launch(&name, {gx, gy, gz}, {bx, by, bz}, dynamic, a);           \
+    }                                                                                  \
+    extern "C" void cusim_params_##name(int *n, cusim_size *bytes) {                   \
+        cusim::sizes_of(&name, n, bytes);                                              \
+    }
+
+#define __syncthreads() cusim_barrier(__LINE__)
+#define __syncthreads_count(vote) cusim_count((vote) != 0, __LINE__)
+#define __syncthreads_or(vote) (cusim_count((vote) != 0, __LINE__) != 0)
+#define __syncwarp(...) cusim_warp_barrier(cusim_mask(__VA_ARGS__), __LINE__)
 static inline unsigned cusim_mask(unsigned mask = 0xffffffffu) { return mask; }
 #define CUSIM_FOUR(...) CUSIM_FIRST_FOUR(__VA_ARGS__, 32, 0)
 #define CUSIM_FIRST_FOUR(m, v, d, width, ...) m, v, d, width, __LINE__
@@ -491,7 +174,8 @@ template <class T, class F> static inline T cusim_update(T *p, F f) {
     *p = f(old);
     return old;
 }
-template <class T> using cusim_same = std::common_type_t<T>;
+template <class T> struct cusim_itself { typedef T type; };
+template <class T> using cusim_same = typename cusim_itself<T>::type;
 template <class T> static inline T atomicAdd(T *p, cusim_same<T> v) {
     return cusim_update(p, [=](T old) { return (T)(old + v); });
 }
@@ -505,28 +189,68 @@ template <class T> static inline T atomicCAS(T *p, cusim_same<T> seen, cusim_sam
     return cusim_update(p, [=](T old) { return old == seen ? v : old; });
 }
 
-// Functions that NVRTC knows without a header. glibc owns some names, hence macros.
+// --- Functions that NVRTC knows without a header --------------------------------------
+
 template <class T> static inline T __ldg(const T *p) { return *p; }
-template <class To, class From> static inline To cusim_bits(From x) {
-    static_assert(sizeof(To) == sizeof(From), "");
-    To y;
-    memcpy(&y, &x, sizeof y);
-    return y;
-}
-static inline int __float_as_int(float x) { return cusim_bits<int>(x); }
-static inline unsigned __float_as_uint(float x) { return cusim_bits<unsigned>(x); }
-static inline float __int_as_float(int x) { return cusim_bits<float>(x); }
-static inline float __uint_as_float(unsigned x) { return cusim_bits<float>(x); }
-static inline long long __double_as_longlong(double x) { return cusim_bits<long long>(x); }
-static inline double __longlong_as_double(long long x) { return cusim_bits<double>(x); }
+#define CUSIM_BITS(name, To, From)                                                     \
+    static inline To name(From x) { return __builtin_bit_cast(To, x); }
+CUSIM_BITS(__float_as_int, int, float)
+CUSIM_BITS(__float_as_uint, unsigned, float)
+CUSIM_BITS(__int_as_float, float, int)
+CUSIM_BITS(__uint_as_float, float, unsigned)
+CUSIM_BITS(__double_as_longlong, long long, double)
+CUSIM_BITS(__longlong_as_double, double, long long)
 static inline unsigned __umulhi(unsigned a, unsigned b) {
-    return (unsigned)((uint64_t)a * b >> 32);
+    return (unsigned)((unsigned long long)a * b >> 32);
 }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
-static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
+template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
+
+#if !defined(INFINITY)
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+#endif
+// Of double, of float under its own name, and of float under the name of double.
+#define CUSIM_ONE(name)                                                                \
+    extern "C" double name(double) throw();                                            \
+    extern "C" float name##f(float) throw();                                           \
+    static inline float name(float x) { return name##f(x); }
+#define CUSIM_TWO(name)                                                                \
+    extern "C" double name(double, double) throw();                                    \
+    extern "C" float name##f(float, float) throw();                                    \
+    static inline float name(float x, float y) { return name##f(x, y); }
+CUSIM_ONE(sqrt) CUSIM_ONE(exp) CUSIM_ONE(exp2) CUSIM_ONE(expm1) CUSIM_ONE(log)
+CUSIM_ONE(log1p) CUSIM_ONE(log2) CUSIM_ONE(sin) CUSIM_ONE(cos) CUSIM_ONE(tan)
+CUSIM_ONE(asin) CUSIM_ONE(acos) CUSIM_ONE(atan) CUSIM_ONE(sinh) CUSIM_ONE(cosh)
+CUSIM_ONE(tanh) CUSIM_ONE(asinh) CUSIM_ONE(acosh) CUSIM_ONE(atanh) CUSIM_ONE(erf)
+CUSIM_ONE(erfc) CUSIM_ONE(fabs) CUSIM_ONE(floor) CUSIM_ONE(ceil) CUSIM_ONE(trunc)
+CUSIM_ONE(rint) CUSIM_TWO(pow) CUSIM_TWO(fmod) CUSIM_TWO(atan2) CUSIM_TWO(copysign)
+CUSIM_TWO(fmin) CUSIM_TWO(fmax)
+extern "C" double fma(double, double, double) throw();
+extern "C" float fmaf(float, float, float) throw();
+extern "C" double ldexp(double, int) throw();
+extern "C" float ldexpf(float, int) throw();
+static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
 #define __expf(x) expf(x)
 #define __logf(x) logf(x)
 #define __fdividef(a, b) ((a) / (b))
-using std::max, std::min;
+
+// sin(pi x), or the cosine: the reduction is exact.
+static inline double cusim_turn(double x, bool is_sine) {
+    const double pi = 3.14159265358979323846, r = x - 2 * rint(x / 2);  // in [-1, 1]
+    const double k = rint(2 * r), y = (r - k / 2) * pi;                 // k quarters
+    const int quarter = ((int)k + (is_sine ? 0 : 1)) & 3;
+    const double v = quarter & 1 ? cos(y) : sin(y);
+    return quarter & 2 ? -v : v;
+}
+static inline double sinpi(double x) {
+    const double y = cusim_turn(x, true);
+    return y == 0 ? copysign(0.0, x) : y;
+}
+static inline double cospi(double x) { return cusim_turn(x, false) + 0.0; }
+static inline float sinpif(float x) { return (float)sinpi(x); }
+static inline float cospif(float x) { return (float)cospi(x); }

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("fakecuda.cpp", "cusim.h", "flat/cusim.h")
+SOURCES = ("fakecuda.cpp", "cusim.cpp", "cusim.h")
 # Without contraction: what is computed in float is rounded as the texts say.
 FLAGS = "-std=c++17 -O1 -ffp-contract=off -w -fPIC -shared"
 KERNEL = f"g++ {FLAGS} -DPN_SIMULATED -x c++ -I {HERE}"
@@ -32,8 +32,8 @@ def build() -> Path:
         (there / "texts").mkdir(parents=True, exist_ok=True)
         made = there / f"{os.getpid()}.so"
         soname = "-Wl,-soname,libcuda.so.1"
-        source = str(HERE / "fakecuda.cpp")
-        command = ["g++", *FLAGS.split(), soname, source, "-o", str(made), "-ldl"]
+        sources = [str(HERE / name) for name in SOURCES if name.endswith(".cpp")]
+        command = ["g++", *FLAGS.split(), soname, *sources, "-o", str(made), "-ldl"]
         subprocess.run(command, check=True)
         made.rename(library)
     return there
@@ -46,7 +46,6 @@ def environment() -> dict[str, str]:
         "FAKECUDA_GPUS": "2",
         "FAKECUDA_TEXTS": str(there / "texts"),
         "FAKECUDA_BUILD": KERNEL,
-        "FAKECUDA_BUILD_FLAT": f"{KERNEL}/flat",
         "PORTANET_CUDA_TEXTS": str(there / "texts"),
         "LD_LIBRARY_PATH": str(there),
     }

@@ -8,8 +8,7 @@
 //
 // Before cuInit, by the environment: FAKECUDA_GPUS (1), FAKECUDA_VERSION (13000),
 // FAKECUDA_ARCH (80), FAKECUDA_MEMORY (bytes, 2 GiB), FAKECUDA_TEXTS, FAKECUDA_BUILD (the
-// command that builds a text) and FAKECUDA_BUILD_FLAT (one without barriers). From a test,
-// by ctypes: fakecuda_fail, fakecuda_calls.
+// command that builds a text). From a test, by ctypes: fakecuda_fail, fakecuda_calls.
 #include <dlfcn.h>
 #include <elf.h>
 #include <unistd.h>
@@ -27,6 +26,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+extern "C" const char *cusim_error();  // of cusim.cpp
 
 using Address = unsigned long long;
 using Work = std::function<void()>;
@@ -402,12 +403,11 @@ static int cuModuleLoadData_body(Module **m, const void *image) {
 API int cuModuleLoadData(Module **m, const void *i) { return cuModuleLoadData_call(m, i); }
 
 // The text's shared object, built unless another process has built it.
-static void *built(const std::string &text, bool is_flat) {
+static void *built(const std::string &text) {
     const std::string from = std::string(getenv("FAKECUDA_TEXTS")) + "/" + text;
     const std::string to = from + ".so", made = to + "." + std::to_string(getpid());
     if (access(to.c_str(), R_OK)) {
-        const char *command = getenv(is_flat ? "FAKECUDA_BUILD_FLAT" : "FAKECUDA_BUILD");
-        const std::string line = std::string(command) + " '" + from + ".cu' -o '" + made;
+        const std::string command = getenv("FAKECUDA_BUILD"), line = command + " '" + from + ".cu' -o '" + made;
         if (system((line + "'").c_str()) || rename(made.c_str(), to.c_str()))
             return nullptr;
     }
@@ -424,8 +424,7 @@ static int cuModuleGetFunction_body(Function **f, Module *m, const char *name) {
         if (std::search(image.begin(), image.end(), wanted.begin(), wanted.end()) ==
             image.end())
             return NOT_FOUND;
-        const bool is_flat = !wanted.rfind("elementwise_", 0);
-        void *library = built(wanted.substr(wanted.rfind('_') + 1), is_flat);
+        void *library = built(wanted.substr(wanted.rfind('_') + 1));
         if (!library) return INVALID_IMAGE;
         Function made{wanted};
         auto size = (void (*)(int *, size_t *))dlsym(
@@ -463,8 +462,7 @@ static int cuLaunchKernel_body(Function *f, unsigned gx, unsigned gy, unsigned g
         std::vector<void *> arguments;
         for (auto &value : *copied) arguments.push_back(value.data());
         if (f->launch(gx, gy, gz, bx, by, bz, shared, arguments.data())) {
-            auto why = (const char *(*)())dlsym(RTLD_DEFAULT, "cusim_error");
-            fprintf(stderr, "fakecuda: %s: %s\n", f->name.c_str(), why ? why() : "failed");
+            fprintf(stderr, "fakecuda: %s: %s\n", f->name.c_str(), cusim_error());
             failed = LAUNCH_FAILED;
         }
     });

@@ -64,8 +64,23 @@ def simulated_text(made: Program, step: Step) -> str:
 
 
 @functools.cache
+def runtime() -> ctypes.CDLL:
+    """The simulator, which kernels find by its names."""
+    code = (HERE / "cusim.cpp").read_text(encoding="utf-8")
+    library = ctypes.CDLL(str(built(code)), mode=ctypes.RTLD_GLOBAL)
+    library.cusim_error.restype = ctypes.c_char_p
+    return library
+
+
+@functools.cache
 def build(code: str) -> ctypes.CDLL:
-    """The shared object of a text, kept by its hash."""
+    """The shared object of a text."""
+    runtime()
+    return ctypes.CDLL(str(built(code)))
+
+
+def built(code: str) -> Path:
+    """The file of a text's shared object, kept by its hash."""
     simulator = (HERE / "cusim.h").read_text(encoding="utf-8")
     seed = "\0".join([code, simulator, *FLAGS]).encode()
     made = BUILT / f"{hashlib.sha256(seed).hexdigest()[:24]}.so"
@@ -77,9 +92,7 @@ def build(code: str) -> ctypes.CDLL:
         if done.returncode:
             raise Failure(f"g++: {done.stderr[:4000]}")
         part.rename(made)
-    library = ctypes.CDLL(str(made))
-    library.cusim_error.restype = ctypes.c_char_p
-    return library
+    return made
 
 
 # ---- Memory
@@ -147,7 +160,7 @@ def run_step(made: Program, step: Step, buffers, record: FaultRecord) -> None:
     launch = getattr(library, f"cusim_launch_{step.entry}_text")
     shared = ctypes.c_size_t(step.shared)
     if launch(*step.grid, step.threads, 1, 1, shared, pointers):
-        raise Failure(f"{step.entry}: {library.cusim_error().decode()}")
+        raise Failure(f"{step.entry}: {runtime().cusim_error().decode()}")
     for j, buffer in enumerate(buffers):
         if not buffer.is_guarded():
             raise Failure(f"{step.entry} wrote beside operand {j}")

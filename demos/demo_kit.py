@@ -98,25 +98,22 @@ def tensors(dataset, transform=None):
 
 
 def topics():
-    """The text of Python's own help on the language, by topic, and a split of it.
-
-    Every tenth topic is held out.
-    """
+    """The text of Python's own help on the language, by topic, every tenth held out."""
     from pydoc_data.topics import topics
 
     parts = [topics[name] for name in sorted(topics)]
-    test = "\n".join(parts[::10])
     train = "\n".join(part for i, part in enumerate(parts) if i % 10)
-    corpus = Corpus.from_text(train + test, held_out=0)
+    corpus = Corpus.from_text(train + "\n".join(parts[::10]), held_out=0)
     corpus.train, corpus.test = np.split(corpus.train, [len(train)])
     return corpus
 
 
-def text(name):
-    """A corpus: topics (characters), ptb (words), or a file of one's own (characters)."""
-    if name in ("topics", "ptb"):
-        return topics() if name == "topics" else PennTreebank()
-    return Corpus.from_text(Path(name).read_text(encoding="utf-8"))
+def text(args):
+    """A corpus: topics, by characters, or ptb, by words."""
+    corpus = PennTreebank() if args.data == "ptb" else topics()
+    if args.dry_run:
+        corpus.test = corpus.test[:200]
+    return corpus
 
 
 # Progress --------------------------------------------------------------------------------

@@ -116,6 +116,9 @@ def test_mnist_is_read_from_a_folder_without_a_network(tmp_path, monkeypatch, ki
     x, y = next(iter(DataLoader(halves, 7, device="cpu", num_workers=2)))
     assert y.tolist() == [n + 1 for n in labels]
     np.testing.assert_array_equal(x.numpy()[:, 0], images / 2)
+    found.transform = halves.transform  # one that comes later is obeyed too
+    x, _ = next(iter(DataLoader(found, 7, device="cpu")))
+    np.testing.assert_array_equal(x.numpy()[:, 0], images / 2)
 
 
 def test_counts_and_labels_that_do_not_fit_are_refused(tmp_path, monkeypatch):

@@ -119,8 +119,13 @@ class ImageDataset:
         self.samples = ArrayDataset(images, labels)
         self.images, self.labels = self.samples.arrays
         self.transform, self.target_transform = transform, target_transform
-        if transform is None and target_transform is None:
-            self.batch = self.samples.batch
+
+    @property
+    def batch(self) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+        """Many samples at once; there only without transforms, which see single ones."""
+        if self.transform is not None or self.target_transform is not None:
+            raise AttributeError("batch: each sample is transformed")
+        return self.samples.batch
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -205,7 +205,7 @@ ROUNDED = {
     "asinh": (np.arcsinh, 0.6),
     "acosh": (np.arccosh, 0.6),
     "atanh": (np.arctanh, 0.6),
-    "erf": (error_function, 2.0),
+    "erf": (error_function, 5.1),
     "sinpi": (lambda x: turned(x, 0), 0.6),
     "cospi": (lambda x: turned(x, 1), 0.6),
     "pow": (power, 0.6),

@@ -1,4 +1,4 @@
-"""A GPT with AdamW in portanet: causal attention in plain operators.
+"""A GPT with AdamW in portanet.
 
 Radford et al., 2019: normalisation before each part, learned places.
 """
@@ -16,17 +16,16 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def attend(self, x, mask):
+    def attend(self, x):
         batch, length, width = x.shape
         size = width // self.heads
         qkv = self.qkv(x).reshape(batch, length, 3, self.heads, size)
         q, k, v = pn.unstack(pn.permute_dims(qkv, (2, 0, 3, 1, 4)))
-        scores = pn.where(mask, q @ pn.matrix_transpose(k) * size**-0.5, -pn.inf)
-        y = pn.softmax(scores) @ v
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(pn.permute_dims(y, (0, 2, 1, 3)).reshape(batch, length, width))
 
-    def forward(self, x, mask):
-        x = x + self.attend(self.norm1(x), mask)
+    def forward(self, x):
+        x = x + self.attend(self.norm1(x))
         return x + self.down(pn.gelu(self.up(self.norm2(x))))
 
 
@@ -45,11 +44,9 @@ class Gpt(nn.Module):
         self.head = nn.Linear(width, sizes["vocabulary"])
 
     def forward(self, tokens):
-        n = tokens.shape[1]
-        mask = pn.tril(pn.ones((n, n), dtype=pn.bool, device=tokens.device))
         x = pn.take(self.tokens.weight, tokens, axis=0) + self.places.weight
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x)
         return self.head(self.norm(x))
 
 

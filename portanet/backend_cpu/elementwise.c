@@ -5,6 +5,7 @@
 // Each operation is a plain loop over one block; contiguous operands whose storage type
 // is what they compute in are read and written in place. A thread takes whole blocks.
 #include <math.h>
+#include <string.h>
 
 #include "scalar.h"
 #include "storage.h"
@@ -111,33 +112,51 @@ typedef double type_float64;
             for (int64_t i = 0; i < row; i++) o[r + i] = (type_##type)i;             \
     }
 
-// ---- Rows: ROW_LANES partial results, folded by halves
+// ---- Rows: 64 bytes of partial results, folded by halves
 
-enum { ROW_LANES = 32 };
-#define FOLD_ROW(type, start, step)                                                  \
-    type part[ROW_LANES];                                                            \
-    int64_t i = 0;                                                                   \
-    for (int l = 0; l < ROW_LANES; l++) part[l] = start;                             \
-    for (; i + ROW_LANES <= n; i += ROW_LANES)                                       \
-        for (int l = 0; l < ROW_LANES; l++) {                                        \
-            type a = part[l], b = x[i + l];                                          \
-            part[l] = step;                                                          \
+typedef float lanes_float __attribute__((vector_size(64)));
+typedef double lanes_double __attribute__((vector_size(64)));
+typedef int32_t places_float __attribute__((vector_size(64)));
+typedef int64_t places_double __attribute__((vector_size(64)));
+#if defined(__clang__)
+#define TAKE(type, v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define TAKE(type, v, ...) __builtin_shuffle(v, (places_##type){__VA_ARGS__})
+#endif
+#define FOLD_float(STEP, v)                                                          \
+    v = STEP(float, v, TAKE(float, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    v = STEP(float, v, TAKE(float, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    v = STEP(float, v, TAKE(float, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+    v = STEP(float, v, TAKE(float, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#define FOLD_double(STEP, v)                                                         \
+    v = STEP(double, v, TAKE(double, v, 4, 5, 6, 7, 0, 1, 2, 3));                            \
+    v = STEP(double, v, TAKE(double, v, 2, 3, 0, 1, 6, 7, 4, 5));                            \
+    v = STEP(double, v, TAKE(double, v, 1, 0, 3, 2, 5, 4, 7, 6));
+#define PLUS(type, a, b) ((a) + (b))
+// b where it is larger or NaN, else a.
+#define LARGER(type, a, b) TAKEN(type, ((b) > (a)) | ((b) != (b)), a, b)
+#define TAKEN(type, is_b, a, b)                                                      \
+    ((lanes_##type)(((is_b) & (places_##type)(b)) | (~(is_b) & (places_##type)(a))))
+#define OVER_ROW(name, type, start, STEP)                                            \
+    static type name##_##type(const type *x, int64_t n) {                            \
+        enum { LANES = 64 / sizeof(type) };                                          \
+        lanes_##type all = (lanes_##type){0} + start, v;                             \
+        int64_t i = 0;                                                               \
+        for (; i + LANES <= n; i += LANES) {                                         \
+            memcpy(&v, x + i, sizeof v);                                             \
+            all = STEP(type, all, v);                                                    \
         }                                                                            \
-    for (int l = 0; i < n; i++, l++) {                                               \
-        type a = part[l], b = x[i];                                                  \
-        part[l] = step;                                                              \
-    }                                                                                \
-    for (int half = ROW_LANES / 2; half; half /= 2)                                  \
-        for (int l = 0; l < half; l++) {                                             \
-            type a = part[l], b = part[l + half];                                    \
-            part[l] = step;                                                          \
+        if (i < n) {                                                                 \
+            v = (lanes_##type){0} + start;                                           \
+            memcpy(&v, x + i, (size_t)(n - i) * sizeof(type));                       \
+            all = STEP(type, all, v);                                                    \
         }                                                                            \
-    return part[0];
+        FOLD_##type(STEP, all)                                                       \
+        return all[0];                                                               \
+    }
 #define ROW_FUNCTIONS(type)                                                          \
-    static type sum_##type(const type *x, int64_t n) { FOLD_ROW(type, 0, a + b) }    \
-    static type max_##type(const type *x, int64_t n) {                               \
-        FOLD_ROW(type, -INFINITY, b > a || b != b ? b : a)                           \
-    }                                                                                \
+    OVER_ROW(sum, type, (type)0, PLUS)                                               \
+    OVER_ROW(max, type, -(type)INFINITY, LARGER)                                     \
     static type mean_##type(const type *x, int64_t n) {                              \
         return sum_##type(x, n) / (type)n;                                           \
     }
@@ -148,10 +167,8 @@ ROW_FUNCTIONS(double)
         int64_t n = block->n, row = block->row;                                      \
         const type_##type *xs = a;                                                   \
         type_##type *o = out;                                                        \
-        for (int64_t r = 0; r < n; r += row) {                                       \
-            type_##type of_row = PN_PASTE(which##_, c_##type)(xs + r, row);          \
-            for (int64_t i = 0; i < row; i++) o[r + i] = of_row;                     \
-        }                                                                            \
+        for (int64_t r = 0; r < n; r += row)                                         \
+            *o++ = PN_PASTE(which##_, c_##type)(xs + r, row);                        \
     }
 #define c_float32 float
 #define c_float64 double
@@ -295,6 +312,17 @@ static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
         word x = *(const word *)a, *o = out;                                         \
         for (int64_t i = 0; i < n; i++) o[i] = x;                                    \
     }
+// Each of the elements, which are of rows, for all of its row.
+#define EXPAND(width, word)                                                          \
+    OPERATION(expand_##width) {                                                      \
+        int64_t n = block->n, row = block->row;                                      \
+        const word *xs = a;                                                          \
+        word *o = out;                                                               \
+        for (int64_t r = 0; r < n; r += row, xs++) {                                 \
+            word x = *xs;                                                            \
+            for (int64_t i = 0; i < row; i++) o[r + i] = x;                          \
+        }                                                                            \
+    }
 #include "operations.h"
 
 // ---- The table
@@ -326,6 +354,7 @@ static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
     ENTRY(gather_##type, "gather." #type)                                            \
     ENTRY(spread_##type, "spread." #type)
 #define FILL(width, word) ENTRY(fill_##width, "fill." #width)
+#define EXPAND(width, word) ENTRY(expand_##width, "expand." #width)
 #define ENTRY(function, name) {op_##function, name},
 static const struct {
     pn_op function;
@@ -369,9 +398,11 @@ static void resolve(const job *j, void **slots, char *registers, int64_t block,
 
 static inline void run(const pn_instruction *first, int count, const pn_block *block,
                        void *const *slots) {
+    pn_block rows = {block->n / block->row, block->first / block->row, 1, block->args};
     for (const pn_instruction *i = first; i < first + count; i++)
-        table[i->op].function(block, slots[i->out], slots[i->a], slots[i->b],
-                              slots[i->c]);
+        table[i->op & ~PN_PER_ROW].function(i->op & PN_PER_ROW ? &rows : block,
+                                            slots[i->out], slots[i->a], slots[i->b],
+                                            slots[i->c]);
 }
 
 // Blocks of `most` elements; registers have room for `size`.

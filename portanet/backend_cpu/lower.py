@@ -3,6 +3,8 @@
 A value lives in one of: the operand's own memory (contiguous and stored as it is
 computed in), a register (one block of scratch memory, reused when nobody reads it any
 more), or, if it is the same for all elements, one element worked out once for a launch.
+What is the same for all elements of a row is one element for each row, in the first
+elements of a register, and expanded into another where whole blocks are read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from ..scalars import ROWS, Expression, Instruction
 # The kinds of a slot, in the order of vm.h's enum.
 OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW = range(6)
 HEADER = "<Q14i"  # pn_header of vm.h
+PER_ROW = 1 << 24  # PN_PER_ROW of vm.h
+FOR_ROWS = "rows: "  # before the name of an operation on one element for each row
+OVER_ROWS = ("row_sum", "row_mean", "row_max")
 L1_BYTES = 24 * 1024  # of registers, leaving room for the operands
 PACK = {
     "bool": "<?7x",
@@ -50,6 +55,7 @@ class Lowering:
     body: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     where: dict[int, int] = field(default_factory=dict)  # value -> slot
     filled: dict[int, int] = field(default_factory=dict)  # uniform value -> register
+    expanded: dict[int, int] = field(default_factory=dict)  # value of rows -> register
     free: dict[int, list[int]] = field(default_factory=dict)  # width -> register slots
     width_of: dict[int, int] = field(default_factory=dict)  # register slot -> width
     register_bytes: int = 0
@@ -63,6 +69,7 @@ class Lowering:
         self.outputs = len(self.program.outputs)
         self.modes = self.program.modes
         self.uniform = self._find_uniform()
+        self.per_row = self._find_per_row()
         self.last_use = self._find_last_uses()
         for k, mode in enumerate(self.modes):
             if mode != "v" and (mode == "c" or k < self.outputs):
@@ -77,6 +84,15 @@ class Lowering:
         for i in self.expression.instructions:
             varies = i.name == "index" or i.name in ROWS
             known.append(not varies and all(known[o] for o in i.operands))
+        return known
+
+    def _find_per_row(self) -> list[bool]:
+        """Which values are the same for all elements of a row, and not for all."""
+        known = [False] * self.inputs
+        for j, i in enumerate(self.expression.instructions):
+            both = [known[o] or self.uniform[o] for o in i.operands]
+            of_rows = not self.uniform[self.inputs + j] and bool(both) and all(both)
+            known.append(i.name in OVER_ROWS or of_rows and i.name not in ROWS)
         return known
 
     def _find_last_uses(self) -> dict[int, int]:
@@ -136,6 +152,12 @@ class Lowering:
     def _vector(self, value: int) -> int:
         """The slot of a whole block of a value."""
         slot = self._at(value)
+        if self.per_row[value]:
+            if value not in self.expanded:
+                dtype = self.expression.dtype_of(value)
+                self.expanded[value] = register = self._register(dtype)
+                self.body.append((f"expand.{dtype.itemsize}", (register, slot)))
+            return self.expanded[value]
         if not self.uniform[value]:
             return slot
         if value not in self.filled:
@@ -155,19 +177,32 @@ class Lowering:
             return f"{i.name}.{i.dtype.name}"
         return f"{i.name}.{self.expression.dtype_of(i.operands[0]).name}"
 
-    def _operands(self, i: Instruction) -> tuple[str, list[int]]:
+    def _operands(self, j: int, i: Instruction) -> tuple[str, list[int]]:
         """The operation's name, in the variant for single elements if it exists."""
         name = self._name(i)
+        if self.per_row[self.inputs + j] and i.name not in ROWS:
+            return self._per_row_operands(i, name)
         letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
         if "s" in letters and f"{name}.{letters}" in self.opcodes:
             return f"{name}.{letters}", [self._at(o) for o in i.operands]
         return name, [self._vector(o) for o in i.operands]
 
+    def _per_row_operands(self, i: Instruction, name: str) -> tuple[str, list[int]]:
+        """The same for an operation on one element for each row."""
+        letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
+        if "s" in letters and f"{name}.{letters}" in self.opcodes:
+            return f"{name}.{letters}", [self._at(o) for o in i.operands]
+        return name, [
+            self._vector(o) if self.uniform[o] else self._at(o) for o in i.operands
+        ]
+
     def _release(self, operands: tuple[int, ...], j: int) -> None:
         for o in set(operands):
-            slot = self.where.get(o)
-            if slot in self.width_of and self.last_use[o] == j and not self.uniform[o]:
-                self.free.setdefault(self.width_of[slot], []).append(slot)
+            if self.last_use[o] == j and not self.uniform[o]:
+                for slot in {self.where.get(o), self.expanded.get(o)} & {
+                    *self.width_of
+                }:
+                    self.free.setdefault(self.width_of[slot], []).append(slot)
 
     def _output_of(self, value: int, j: int) -> int | None:
         """The output's slot that instruction j may write in place.
@@ -191,11 +226,13 @@ class Lowering:
             self.where[value] = cell = self._cell()
             self.prologue.append((self._name(i), (cell, *slots)))
         else:
-            name, slots = self._operands(i)
+            name, slots = self._operands(j, i)
             self._release(i.operands, j)
-            k = self._output_of(value, j)
+            k = None if self.per_row[value] else self._output_of(value, j)
             out = self._register(i.dtype) if k is None else self._slot(OPERAND, k)
             self.where[value] = out
+            if self.per_row[value] and i.name not in ROWS:
+                name = FOR_ROWS + name
             self.body.append((name, (out, *slots)))
 
     def _store(self, k: int, value: int) -> None:
@@ -228,6 +265,10 @@ class Lowering:
     def cost(self) -> int:
         return sum(_cost(name) for name, _ in self.body)
 
+    def _opcode(self, name: str) -> int:
+        short = name.removeprefix(FOR_ROWS)
+        return self.opcodes[short] | (PER_ROW if short != name else 0)
+
     def pack(self) -> bytes:
         """The bytes that Launch takes."""
         moving = sum(kind == OPERAND for kind, _ in self.slots)
@@ -253,13 +294,15 @@ class Lowering:
         )
         slots = [struct.pack("<2i", *key) for key in self.slots]
         code = [
-            struct.pack("<5i", self.opcodes[name], *(slots + (0, 0, 0))[:4])
+            struct.pack("<5i", self._opcode(name), *(slots + (0, 0, 0))[:4])
             for name, slots in instructions
         ]
         return b"".join([header, *self.constants, *slots, *code])
 
 
 def _cost(name: str) -> int:
+    if name.startswith(FOR_ROWS):
+        return 0
     verb, _, rest = name.partition(".")
     cost = COSTS.get(verb, 1)
     return cost * 3 if "float64" in rest and cost > 2 else cost

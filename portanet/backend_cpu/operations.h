@@ -187,6 +187,9 @@ STORAGE(float64, double, double, x, x)
 FILL(1, uint8_t)
 FILL(4, uint32_t)
 FILL(8, uint64_t)
+EXPAND(1, uint8_t)
+EXPAND(4, uint32_t)
+EXPAND(8, uint64_t)
 
 #undef INTEGERS
 #undef FLOATS
@@ -210,3 +213,4 @@ FILL(8, uint64_t)
 #undef WRAP
 #undef STORAGE
 #undef FILL
+#undef EXPAND

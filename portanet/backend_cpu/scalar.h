@@ -143,15 +143,14 @@ static inline float pn_tanh_float32(float x) {
     return copysignf(a < 0.63f ? small : large, x);
 }
 
-// x + x P(x^2) below 0.92, else 1 - e^(-x P(x)), whose exponent is log(erfc(x)). Works
-// in float, 2 ulp.
+// x P(x^2) / Q(x^2), and 1 from 3.92 on. Works in float, 5 ulp.
 static inline float pn_erf_float32(float x) {
-    float a = fabsf(x), y = a > 3.95f ? 3.95f : a, z = a * a;
-    float p = pn_poly5f(z, 0.12837915f, -0.376124936f, 0.112818149f, -0.0267665687f,
-                        0.00499310947f, -0.000599048835f);
-    float q = pn_poly6f(y, 1.12864097f, 0.635181489f, 0.106187626f, -0.0237202001f,
-                        0.00362292581f, -0.000318061515f, 1.07633651e-05f);
-    return a < 0.92f ? x + x * p : copysignf(1 - pn_exp_float32(-(q * y)), x);
+    float a = fabsf(x), y = a > 3.92f ? 3.92f : a, z = y * y;
+    float p = pn_poly6f(z, 1.12837923f, 0.185168728f, 0.0542747714f, 0.00384336291f,
+                        0.000377938588f, 4.64048935e-06f, -1.29673197e-08f);
+    float q = pn_poly5f(z, 1, 0.497434914f, 0.113910906f, 0.0154437097f,
+                        0.00130406325f, 6.26930196e-05f);
+    return copysignf(a >= 3.92f ? 1 : y * (p / q), x);
 }
 
 // ---- Logarithms and what is made of them

@@ -35,9 +35,12 @@ typedef struct {
     int32_t kind, value;
 } pn_slot;
 
+// The number of the operation, with PN_PER_ROW if it goes over one element for each row
+// of the block, and slots.
 typedef struct {
-    int32_t op, out, a, b, c;  // the number of the operation, and slots
+    int32_t op, out, a, b, c;
 } pn_instruction;
+enum { PN_PER_ROW = 1 << 24 };
 
 // The bytes that lower.py packs are, in order: pn_header, constants, slots,
 // instructions (prologue, fills, body).

@@ -681,7 +681,7 @@ def test_options_of_losses_are_checked_when_they_are_made():
     ):
         nn.MSELoss("average")
     with pytest.raises(ValueError, match="HuberLoss: delta must be above 0, not 0"):
-        nn.HuberLoss(0)
+        nn.HuberLoss(delta=0)
     with pytest.raises(ValueError, match="label_smoothing is in"):
         nn.CrossEntropyLoss(label_smoothing=2)
 

@@ -500,7 +500,7 @@ def test_kl_of_a_row_is_the_mean_over_the_batch_and_zero_weighs_nothing(device):
 def test_binary_cross_entropy_of_certain_answers_is_finite(device):
     p, t = on(device, np.float32([0, 1, 0, 1]), np.float32([0, 1, 1, 0]))
     p.requires_grad = True
-    losses = nn.BCELoss("none")(p, t)
+    losses = nn.BCELoss(reduction="none")(p, t)
     assert losses.tolist() == [0.0, 0.0, 100.0, 100.0]
     losses.sum().backward()
     assert np.isfinite(p.grad.numpy()).all()
@@ -510,7 +510,7 @@ def test_cosine_similarity_and_distance_are_their_formulas(device):
     a, b = normal(5, 4), normal(5, 4)
     x, y = on(device, a, b)
     assert_close(nn.CosineSimilarity()(x, y), cosine(a, b), rtol=1e-5, atol=1e-6)
-    got = nn.CosineSimilarity(axis=0)(x, y)
+    got = nn.CosineSimilarity(dim=0)(x, y)
     assert_close(got, cosine(a.T, b.T), rtol=1e-5, atol=1e-6)
     assert_close(nn.PairwiseDistance()(x, y), distance(a, b), rtol=1e-5)
     zero = pn.zeros((1, 4), device=device)

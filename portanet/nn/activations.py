@@ -9,7 +9,15 @@ from . import functional as F
 from .module import Module, Parameter
 
 
-class ReLU(Module):
+class _Plain(Module):
+    """An activation without options. inplace is PyTorch's and changes nothing here: a
+    tensor is a value."""
+
+    def __init__(self, inplace: bool = False):
+        pass
+
+
+class ReLU(_Plain):
     """y = max(x, 0)."""
 
     def forward(self, x: Any) -> Any:
@@ -19,7 +27,7 @@ class ReLU(Module):
 class LeakyReLU(Module):
     """y = x where x > 0, else negative_slope * x."""
 
-    def __init__(self, negative_slope: float = 0.01):
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False):
         self.negative_slope = negative_slope
 
     def forward(self, x: Any) -> Any:
@@ -32,7 +40,7 @@ class LeakyReLU(Module):
 class ELU(Module):
     """y = x where x > 0, else alpha * (exp(x) - 1); Clevert et al., ICLR 2016."""
 
-    def __init__(self, alpha: float = 1.0):
+    def __init__(self, alpha: float = 1.0, inplace: bool = False):
         self.alpha = alpha
 
     def forward(self, x: Any) -> Any:
@@ -62,7 +70,7 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class SiLU(Module):
+class SiLU(_Plain):
     """y = x * sigmoid(x)."""
 
     def forward(self, x: Any) -> Any:
@@ -84,13 +92,21 @@ class Tanh(Module):
 
 
 class Softplus(Module):
-    """y = log(1 + exp(x)), without overflow."""
+    """y = log(1 + exp(beta x)) / beta, without overflow; x where beta x > threshold."""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
+        if not beta > 0:
+            raise ValueError(f"Softplus: beta must be above 0, not {beta}")
+        self.beta, self.threshold = beta, threshold
 
     def forward(self, x: Any) -> Any:
-        return F.softplus(x)
+        return F.softplus(x, self.beta, self.threshold)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, threshold={self.threshold}"
 
 
-class Mish(Module):
+class Mish(_Plain):
     """y = x * tanh(softplus(x)); Misra, BMVC 2020."""
 
     def forward(self, x: Any) -> Any:
@@ -100,7 +116,9 @@ class Mish(Module):
 class Hardtanh(Module):
     """y = x limited to [min_val, max_val]."""
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0):
+    def __init__(
+        self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+    ):
         if not min_val < max_val:
             raise ValueError(
                 f"Hardtanh: min_val {min_val} must be below max_val {max_val}"
@@ -117,30 +135,110 @@ class Hardtanh(Module):
 class Softmax(Module):
     """y = exp(x) / sum(exp(x)) along an axis."""
 
-    def __init__(self, axis: int = -1):
-        self.axis = axis
+    def __init__(self, dim: int = -1):
+        self.dim = dim
 
     def forward(self, x: Any) -> Any:
-        return F.softmax(x, self.axis)
+        return F.softmax(x, self.dim)
 
     def extra_repr(self) -> str:
-        return f"axis={self.axis}"
+        return f"dim={self.dim}"
 
 
 class LogSoftmax(Module):
     """y = x - logsumexp(x) along an axis."""
 
-    def __init__(self, axis: int = -1):
-        self.axis = axis
+    def __init__(self, dim: int = -1):
+        self.dim = dim
 
     def forward(self, x: Any) -> Any:
-        return F.log_softmax(x, self.axis)
+        return F.log_softmax(x, self.dim)
 
     def extra_repr(self) -> str:
-        return f"axis={self.axis}"
+        return f"dim={self.dim}"
 
 
-class SELU(Module):
+class Softmin(Module):
+    """y = softmax(-x) along an axis."""
+
+    def __init__(self, dim: int = -1):
+        self.dim = dim
+
+    def forward(self, x: Any) -> Any:
+        return F.softmax(-x, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+class Softmax2d(Module):
+    """Softmax over the channels of (n, channels, h, w), or without n."""
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim not in (3, 4):
+            raise ValueError(
+                f"Softmax2d: (n, channels, h, w) or (channels, h, w) is needed, got shape "
+                f"{x.shape}"
+            )
+        return F.softmax(x, -3)
+
+
+class ReLU6(_Plain):
+    """y = min(max(x, 0), 6)."""
+
+    def forward(self, x: Any) -> Any:
+        return F.hardtanh(x, 0.0, 6.0)
+
+
+class Hardshrink(Module):
+    """y = x where |x| > lambd, else 0."""
+
+    def __init__(self, lambd: float = 0.5):
+        self.lambd = lambd
+
+    def forward(self, x: Any) -> Any:
+        return F.hardshrink(x, self.lambd)
+
+    def extra_repr(self) -> str:
+        return str(self.lambd)
+
+
+class Softshrink(Module):
+    """y = x moved toward 0 by lambd, and 0 where |x| <= lambd."""
+
+    def __init__(self, lambd: float = 0.5):
+        if not lambd >= 0:
+            raise ValueError(f"Softshrink: lambd can't be negative: {lambd}")
+        self.lambd = lambd
+
+    def forward(self, x: Any) -> Any:
+        return F.softshrink(x, self.lambd)
+
+    def extra_repr(self) -> str:
+        return str(self.lambd)
+
+
+class Tanhshrink(Module):
+    """y = x - tanh(x)."""
+
+    def forward(self, x: Any) -> Any:
+        return F.tanhshrink(x)
+
+
+class Threshold(Module):
+    """y = x where x > threshold, else value."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False):
+        self.threshold, self.value = threshold, value
+
+    def forward(self, x: Any) -> Any:
+        return F.threshold(x, self.threshold, self.value)
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}, value={self.value}"
+
+
+class SELU(_Plain):
     """y = 1.0507 x where x > 0, else 1.0507 * 1.6733 * (exp(x) - 1).
 
     Klambauer et al., NeurIPS 2017.
@@ -153,7 +251,7 @@ class SELU(Module):
 class CELU(Module):
     """y = x where x > 0, else alpha * (exp(x / alpha) - 1); Barron, arXiv:1704.07483."""
 
-    def __init__(self, alpha: float = 1.0):
+    def __init__(self, alpha: float = 1.0, inplace: bool = False):
         if alpha == 0:
             raise ValueError("CELU: alpha can't be 0")
         self.alpha = alpha
@@ -172,14 +270,14 @@ class Softsign(Module):
         return F.softsign(x)
 
 
-class Hardswish(Module):
+class Hardswish(_Plain):
     """y = x * min(max(x + 3, 0), 6) / 6; Howard et al., ICCV 2019."""
 
     def forward(self, x: Any) -> Any:
         return F.hardswish(x)
 
 
-class Hardsigmoid(Module):
+class Hardsigmoid(_Plain):
     """y = min(max(x + 3, 0), 6) / 6."""
 
     def forward(self, x: Any) -> Any:
@@ -230,11 +328,11 @@ class GLU(Module):
     (3, 4)
     """
 
-    def __init__(self, axis: int = -1):
-        self.axis = axis
+    def __init__(self, dim: int = -1):
+        self.dim = dim
 
     def forward(self, x: Any) -> Any:
-        return F.glu(x, self.axis)
+        return F.glu(x, self.dim)
 
     def extra_repr(self) -> str:
-        return f"axis={self.axis}"
+        return f"dim={self.dim}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .module import Module
+from ..autograd import Tensor
+from .module import Module, Parameter
 
 
 class Sequential(Module):
@@ -202,6 +203,124 @@ class ModuleDict(Module):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
+
+
+class ParameterList(Module):
+    """Parameters in a list, each found by its number; their names are "0", "1" and so on.
+
+    >>> nn.ParameterList([pn.ones(2), pn.zeros(3)])[1].shape
+    (3,)
+    """
+
+    def __init__(self, values: Iterable[Any] = ()):
+        self.count = 0
+        self.extend(values)
+
+    def append(self, value: Any) -> ParameterList:
+        """Put a tensor at the end, as a parameter."""
+        setattr(self, str(self.count), _as_parameter(value))
+        self.count += 1
+        return self
+
+    def extend(self, values: Iterable[Any]) -> ParameterList:
+        """Put tensors at the end."""
+        for value in values:
+            self.append(value)
+        return self
+
+    def _name(self, index: int) -> str:
+        if not -self.count <= index < self.count:
+            raise IndexError(
+                f"ParameterList: there is no parameter {index} among {self.count}"
+            )
+        return str(index % self.count)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return getattr(self, self._name(index))
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        setattr(self, self._name(index), _as_parameter(value))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(self.count))
+
+
+class ParameterDict(Module):
+    """Parameters by name, in the order in which they were put in.
+
+    >>> p = nn.ParameterDict({"scale": pn.ones(2)})
+    >>> p["scale"].requires_grad, list(p)
+    (True, ['scale'])
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None):
+        self.names: list[str] = []
+        self.update(values or {})
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Put in these tensors; those under names that are there already are replaced."""
+        for name, value in values.items():
+            self[name] = value
+
+    def pop(self, name: str) -> Tensor:
+        """Take a parameter out."""
+        value = self[name]
+        delattr(self, name)
+        self.names.remove(name)
+        return value
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return tuple(self.names)
+
+    def values(self) -> Iterable[Tensor]:
+        """The parameters."""
+        return [self[name] for name in self.names]
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
+        """Names and parameters."""
+        return [(name, self[name]) for name in self.names]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            known = ", ".join(self.names) or "nothing"
+            raise KeyError(
+                f"ParameterDict: there is no parameter {name!r}; it has {known}"
+            )
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        is_taken = (
+            isinstance(name, str) and name not in self.names and hasattr(self, name)
+        )
+        if not isinstance(name, str) or not name or "." in name or is_taken:
+            raise ValueError(
+                "ParameterDict: a name is a string without a dot that is no attribute of "
+                f"a module, not {name!r}"
+            )
+        setattr(self, name, _as_parameter(value))
+        if name not in self.names:
+            self.names.append(name)
+
+    def __delitem__(self, name: str) -> None:
+        self.pop(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+
+def _as_parameter(value: Any) -> Tensor:
+    is_one = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    return value if is_one else Parameter(value)
 
 
 def _checked(owner: str, key: Any, module: Any) -> Module:

@@ -8,8 +8,11 @@ from typing import Any
 from ..creation import empty
 from ..ops import convolve
 from ..ops.convolve import numbers
+from ..ops.padding import bordered
 from . import init
 from .module import Module, Parameter
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def _setup(
@@ -78,6 +81,7 @@ def _described(self: Any, plain: dict[str, Any]) -> str:
 class _Conv(Module):
     rank = 0
     transposed = False
+    kernel_size: Any
     weight: Any
     bias: Any
     stride: Any
@@ -88,25 +92,49 @@ class _Conv(Module):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1,
         padding: Any = 0, dilation: Any = 1, groups: int = 1, bias: bool = True,
-        device: Any = None, dtype: Any = None,
+        padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
     ):  # fmt: skip
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode is one of "
+                f"{', '.join(PADDING_MODES)}, not {padding_mode!r}"
+            )
+        self.padding_mode = padding_mode
         _setup(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation,
             groups, bias, device, dtype,
         )  # fmt: skip
 
     def forward(self, x: Any) -> Any:
+        name, padding = type(self).__name__, self.padding
+        if self.padding_mode != "zeros" and x.ndim > self.rank:
+            x, padding = bordered(name, x, self._border(), self.padding_mode), 0
         return convolve.convolution(
-            self.rank, x, self.weight, self.bias, self.stride, self.padding,
-            self.dilation, self.groups, name=type(self).__name__,
+            self.rank, x, self.weight, self.bias, self.stride, padding, self.dilation,
+            self.groups, name=name,
         )  # fmt: skip
+
+    def _border(self) -> list[tuple[int, int]]:
+        """(in front, behind) of each axis, as the convolution itself would pad."""
+        if self.padding == "valid":
+            return [(0, 0)] * self.rank
+        if self.padding != "same":
+            return [(n, n) for n in self.padding]
+        if any(n != 1 for n in self.stride):
+            raise ValueError(
+                f"{type(self).__name__}: padding 'same' needs stride 1, not {self.stride}"
+            )
+        wide = [
+            d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)
+        ]
+        return [(n // 2, n - n // 2) for n in wide]
 
     def reset_parameters(self) -> None:
         """Draw weight and bias again."""
         _draw(self)
 
     def extra_repr(self) -> str:
-        return _described(self, {})
+        return _described(self, {"padding_mode": "zeros"})
 
 
 class Conv1d(_Conv):
@@ -114,8 +142,9 @@ class Conv1d(_Conv):
     x[n, c, p stride + t dilation - padding] * weight[o, c, t].
 
     x: (n, in_channels, length), or without n; weight: (out_channels,
-    in_channels / groups, kernel_size); bias: (out_channels,). padding: zeros on either
-    side, "same" or "valid". Both start uniform in
+    in_channels / groups, kernel_size); bias: (out_channels,). padding: elements on either
+    side, "same" or "valid"; padding_mode: "zeros", "reflect", "replicate" or "circular".
+    Both start uniform in
     +-1 / sqrt(in_channels / groups * kernel_size). ValueError where x has
     other channels, or is shorter than the kernel.
 

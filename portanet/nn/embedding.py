@@ -9,6 +9,7 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..creation import empty, tensor
+from ..ops.lookup import renormalised
 from ..ops.shape import concat
 from . import functional as F
 from . import init
@@ -19,8 +20,11 @@ class Embedding(Module):
     """y = weight[x]: a learned row for each of num_embeddings numbers.
 
     x: integers of any shape; y: (*x.shape, embedding_dim). weight starts normal with mean 0
-    and variance 1; the row padding_idx starts as zeros and gets no gradient. IndexError for
-    a number outside [0, num_embeddings), on a GPU at the next read.
+    and variance 1; the row padding_idx starts as zeros and gets no gradient. max_norm: rows
+    that are asked for are first scaled down to this norm (of norm_type), in the table too.
+    scale_grad_by_freq: a row's gradient is divided by how often it was asked for. IndexError
+    for a number outside [0, num_embeddings), on a GPU at the next read. sparse is refused:
+    gradients are dense.
 
     >>> nn.Embedding(10, 3)(pn.tensor([[1, 2], [3, 9]])).shape
     (2, 2, 3)
@@ -31,6 +35,10 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
         device: Any = None,
         dtype: Any = None,
     ):
@@ -41,13 +49,21 @@ class Embedding(Module):
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = _row("Embedding", padding_idx, num_embeddings)
+        self._set(max_norm, norm_type, scale_grad_by_freq, sparse)
         shape = (num_embeddings, embedding_dim)
         self.weight = Parameter(empty(shape, dtype=dtype or "float32", device=device))
         self.reset_parameters()
 
     @classmethod
     def from_pretrained(
-        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Embedding:
         """A layer with these rows, a (num_embeddings, embedding_dim) tensor; with freeze
         they are not trained.
@@ -64,9 +80,22 @@ class Embedding(Module):
         made = cls.__new__(cls)
         made.num_embeddings, made.embedding_dim = embeddings.shape
         made.padding_idx = _row("Embedding", padding_idx, made.num_embeddings)
+        made._set(max_norm, norm_type, scale_grad_by_freq, sparse)
         made.weight = Parameter(embeddings)
         made.weight.requires_grad = not freeze
         return made
+
+    def _set(
+        self, max_norm: float | None, norm_type: float, by_freq: bool, sparse: bool
+    ) -> None:
+        if sparse:
+            raise ValueError(
+                "Embedding: there are no sparse gradients; leave sparse=True out"
+            )
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"Embedding: max_norm must be above 0, not {max_norm}")
+        self.max_norm, self.norm_type = max_norm, norm_type
+        self.scale_grad_by_freq = by_freq
 
     def reset_parameters(self) -> None:
         """Draw the rows again."""
@@ -78,7 +107,11 @@ class Embedding(Module):
                 self.weight.assign(rows)
 
     def forward(self, x: Any) -> Any:
-        return F.embedding(x, self.weight, self.padding_idx)
+        if self.max_norm is not None:
+            with no_grad():
+                rows = self.weight.detach()
+                self.weight.assign(renormalised(x, rows, self.max_norm, self.norm_type))
+        return F.embedding(x, self.weight, self.padding_idx, self.scale_grad_by_freq)
 
     def extra_repr(self) -> str:
         pads = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

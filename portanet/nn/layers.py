@@ -1,11 +1,12 @@
-"""Linear, Dropout, Flatten, Identity."""
+"""Linear, Bilinear, dropouts, Flatten, Unflatten, Identity."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from ..creation import empty
+from ..creation import empty, ones, ones_like
+from ..ops.shape import normalise_axis, permute_dims, reshape
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -77,8 +78,8 @@ class Dropout(Module):
     tensor([1., 1.])
     """
 
-    def __init__(self, p: float = 0.5):
-        F.check_probability("Dropout", p)
+    def __init__(self, p: float = 0.5, inplace: bool = False):
+        F.check_probability(type(self).__name__, p)
         self.p = p
 
     def forward(self, x: Any) -> Any:
@@ -86,6 +87,60 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class _ChannelDropout(Dropout):
+    rank = 0
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim not in (self.rank + 1, self.rank + 2):
+            raise ValueError(
+                f"{type(self).__name__}: (n, channels, ...) with {self.rank} axes after the "
+                f"channels is needed, or without n, got shape {x.shape}"
+            )
+        if not self.training or self.p == 0:
+            return x
+        whole = x.shape[: x.ndim - self.rank]
+        kept = ones((*whole, *[1] * self.rank), dtype=x.dtype, device=x.device)
+        return x * F.dropout(kept, self.p)
+
+
+class Dropout1d(_ChannelDropout):
+    """Dropout of whole channels of (n, channels, length), or without n; Tompson et al.,
+    CVPR 2015. In evaluation y = x."""
+
+    rank = 1
+
+
+class Dropout2d(_ChannelDropout):
+    """Dropout1d for (n, channels, h, w)."""
+
+    rank = 2
+
+
+class Dropout3d(_ChannelDropout):
+    """Dropout1d for (n, channels, d, h, w)."""
+
+    rank = 3
+
+
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1, for SELU: what is dropped becomes SELU's
+    limit, and all is scaled and shifted. In evaluation y = x. Klambauer et al., NeurIPS 2017.
+
+    >>> nn.AlphaDropout(0.5).eval()(pn.ones(2))
+    tensor([1., 1.])
+    """
+
+    def forward(self, x: Any) -> Any:
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1:
+            return x * 0
+        keep, low = 1 - self.p, -1.7580993408473766  # SELU(x) as x falls without end
+        mask = F.dropout(ones_like(x), self.p) * keep
+        scale = (keep * (1 + self.p * low * low)) ** -0.5
+        return (x * mask + low * (1 - mask)) * scale - scale * self.p * low
 
 
 class Flatten(Module):
@@ -99,3 +154,85 @@ class Flatten(Module):
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """One axis made several: with (1, (c, h, w)), (n, c * h * w) becomes (n, c, h, w).
+
+    >>> nn.Unflatten(1, (2, 3))(pn.ones((4, 6))).shape
+    (4, 2, 3)
+    """
+
+    def __init__(self, dim: int, unflattened_size: Any):
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+
+    def forward(self, x: Any) -> Any:
+        at = normalise_axis("Unflatten", self.dim, x.ndim, x.shape)
+        shape = (*x.shape[:at], *self.unflattened_size, *x.shape[at + 1 :])
+        if -1 not in shape and math.prod(self.unflattened_size) != x.shape[at]:
+            raise ValueError(
+                f"Unflatten: axis {at} of shape {x.shape} is not {self.unflattened_size}"
+            )
+        return reshape(x, shape)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
+
+
+class Bilinear(Module):
+    """y[o] = sum over i, j of x1[i] weight[o, i, j] x2[j], plus bias[o].
+
+    x1: (..., in1_features), x2: (..., in2_features). weight and bias start uniform in
+    +-1 / sqrt(in1_features).
+
+    >>> nn.Bilinear(2, 3, 4)(pn.ones((5, 2)), pn.ones((5, 3))).shape
+    (5, 4)
+    """
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        if min(in1_features, in2_features, out_features) < 1:
+            raise ValueError(
+                f"Bilinear: at least 1 feature is needed, not {in1_features} and "
+                f"{in2_features} in and {out_features} out"
+            )
+        self.in1_features, self.in2_features = in1_features, in2_features
+        self.out_features = out_features
+        options = {"dtype": dtype or "float32", "device": device}
+        shape = (out_features, in1_features, in2_features)
+        self.weight = Parameter(empty(shape, **options))
+        self.bias = Parameter(empty(out_features, **options)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
+        bound = 1 / math.sqrt(self.in1_features)
+        for p in self.parameters():
+            init.uniform_(p, -bound, bound)
+
+    def forward(self, x1: Any, x2: Any) -> Any:
+        sizes = (self.in1_features, self.in2_features)
+        if (x1.shape[-1:], x2.shape[-1:]) != ((sizes[0],), (sizes[1],)) or (
+            x1.shape[:-1] != x2.shape[:-1]
+        ):
+            raise ValueError(
+                f"Bilinear: (..., {sizes[0]}) and (..., {sizes[1]}) are needed, got "
+                f"{x1.shape} and {x2.shape}"
+            )
+        o, (n, m) = self.out_features, sizes
+        rows = reshape(x1, (-1, n))
+        left = F.linear(rows, reshape(permute_dims(self.weight, (0, 2, 1)), (o * m, n)))
+        each = reshape(left, (-1, o, m)) * reshape(x2, (-1, 1, m))
+        y = reshape(each.sum(axis=-1), (*x1.shape[:-1], o))
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        tail = "" if self.bias is not None else ", bias=False"
+        return f"{self.in1_features}, {self.in2_features}, {self.out_features}{tail}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..autograd import no_grad
 from ..creation import ones, zeros
-from ..ops.shape import as_shape
+from ..ops.shape import as_shape, expand_dims, pad, reshape, squeeze
 from . import functional as F
 from .module import Module, Parameter
 
@@ -103,6 +103,7 @@ class GroupNorm(Module):
         affine: bool = True,
         device: Any = None,
         dtype: Any = None,
+        bias: bool = True,
     ):
         if num_groups < 1 or num_channels < 1 or num_channels % num_groups:
             raise ValueError(
@@ -113,7 +114,9 @@ class GroupNorm(Module):
         self.eps, self.affine = eps, affine
         options = {"dtype": dtype or "float32", "device": device}
         self.weight = Parameter(ones(num_channels, **options)) if affine else None
-        self.bias = Parameter(zeros(num_channels, **options)) if affine else None
+        self.bias = None
+        if affine and bias:
+            self.bias = Parameter(zeros(num_channels, **options))
 
     def forward(self, x: Any) -> Any:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
@@ -145,6 +148,7 @@ class _ChannelNorm(Module):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        bias: bool = True,
     ):
         if num_features < 1:
             raise ValueError(
@@ -154,7 +158,9 @@ class _ChannelNorm(Module):
         self.affine, self.track_running_stats = affine, track_running_stats
         options = {"dtype": dtype or "float32", "device": device}
         self.weight = Parameter(ones(num_features, **options)) if affine else None
-        self.bias = Parameter(zeros(num_features, **options)) if affine else None
+        self.bias = None
+        if affine and bias:
+            self.bias = Parameter(zeros(num_features, **options))
         kept = track_running_stats
         self.register_buffer(
             "running_mean", zeros(num_features, **options) if kept else None
@@ -189,21 +195,6 @@ class _ChannelNorm(Module):
             momentum,
             self.eps,
             name=type(self).__name__,
-        )
-
-    def _normalise_rows(self, x: Any) -> Any:
-        """Each row by itself in training, and where there are no running statistics. As in
-        PyTorch the batches are not counted."""
-        self._check(x)
-        return F.instance_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or not self.track_running_stats,
-            self.momentum or 0.0,
-            self.eps,
         )
 
     def _count(self) -> Any:
@@ -259,12 +250,58 @@ class BatchNorm3d(_ChannelNorm):
         return self._normalise(x)
 
 
-class InstanceNorm1d(_ChannelNorm):
+class _InstanceNorm(_ChannelNorm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        bias: bool = True,
+    ):
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias,
+        )
+
+    def forward(self, x: Any) -> Any:
+        """In training, and where there are no running statistics, each row by itself. As in
+        PyTorch the batches are not counted."""
+        is_alone = x.ndim == self.ranks[0] - 1
+        rows = expand_dims(x, axis=0) if is_alone else x
+        if rows.ndim not in self.ranks or rows.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: {self.shapes.format(self.num_features)} is "
+                f"needed, or without n, got shape {x.shape}"
+            )
+        y = F.instance_norm(
+            rows,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return squeeze(y, axis=0) if is_alone else y
+
+
+class InstanceNorm1d(_InstanceNorm):
     """y = (x - mean) / sqrt(var + eps), over each channel of each row.
 
-    x: (n, channels, length). affine adds weight and bias, one number a channel. With
-    track_running_stats the averages of the rows' mean and variance are kept in training, and
-    used in evaluation. Ulyanov, Vedaldi and Lempitsky, arXiv:1607.08022, 2016.
+    x: (n, channels, length), or without n. affine adds weight and bias, one number a channel.
+    With track_running_stats the averages of the rows' mean and variance are kept in training,
+    and used in evaluation. Ulyanov, Vedaldi and Lempitsky, arXiv:1607.08022, 2016.
 
     >>> nn.InstanceNorm1d(1, eps=0.0)(pn.tensor([[[1.0, 3.0]]])).tolist()
     [[[-1.0, 1.0]]]
@@ -272,42 +309,46 @@ class InstanceNorm1d(_ChannelNorm):
 
     ranks, shapes = (3,), "(n, {0}, length)"
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype
-        )
 
-    def forward(self, x: Any) -> Any:
-        return self._normalise_rows(x)
-
-
-class InstanceNorm2d(_ChannelNorm):
+class InstanceNorm2d(_InstanceNorm):
     """InstanceNorm1d for (n, channels, h, w): the mean is over h and w."""
 
     ranks, shapes = (4,), "(n, {0}, h, w)"
 
+
+class InstanceNorm3d(_InstanceNorm):
+    """InstanceNorm1d for (n, channels, d, h, w): the mean is over d, h and w."""
+
+    ranks, shapes = (5,), "(n, {0}, d, h, w)"
+
+
+class LocalResponseNorm(Module):
+    """y = x / (k + alpha * mean of x * x over `size` channels around) ** beta.
+
+    x: (n, channels, ...). Krizhevsky, Sutskever and Hinton, NeurIPS 2012.
+
+    >>> nn.LocalResponseNorm(3)(pn.ones((1, 4, 2))).shape
+    (1, 4, 2)
+    """
+
     def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
     ):
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype
-        )
+        if size < 1:
+            raise ValueError(f"LocalResponseNorm: size is at least 1, not {size}")
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self, x: Any) -> Any:
-        return self._normalise_rows(x)
+        if x.ndim < 3:
+            raise ValueError(
+                f"LocalResponseNorm: (n, channels, ...) is needed, got shape {x.shape}"
+            )
+        n, channels = x.shape[:2]
+        squares = reshape(x * x, (n, 1, channels, -1))
+        front, behind = self.size // 2, (self.size - 1) // 2
+        wide = pad(squares, ((0, 0), (0, 0), (front, behind), (0, 0)))
+        means = F.avg_pool2d(wide, (self.size, 1), 1)
+        return x * (self.k + self.alpha * reshape(means, x.shape)) ** -self.beta
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

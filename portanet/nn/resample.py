@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ops.shape import permute_dims, reshape
 from . import functional as F
 from .module import Module
 
@@ -23,6 +24,36 @@ class PixelShuffle(Module):
 
     def extra_repr(self) -> str:
         return f"upscale_factor={self.upscale_factor}"
+
+
+class ChannelShuffle(Module):
+    """Channels (group, k) in the order (k, group): (n, groups * k, ...); Zhang et al., CVPR
+    2018.
+
+    >>> nn.ChannelShuffle(2)(pn.arange(4).reshape(1, 4, 1))[0, :, 0].tolist()
+    [0, 2, 1, 3]
+    """
+
+    def __init__(self, groups: int):
+        if groups < 1:
+            raise ValueError(
+                f"ChannelShuffle: at least 1 group is needed, not {groups}"
+            )
+        self.groups = groups
+
+    def forward(self, x: Any) -> Any:
+        if x.ndim < 3 or x.shape[1] % self.groups:
+            raise ValueError(
+                f"ChannelShuffle: (n, channels, ...) with a multiple of {self.groups} "
+                f"channels is needed, got shape {x.shape}"
+            )
+        n, channels, *rest = x.shape
+        apart = reshape(x, (n, self.groups, channels // self.groups, *rest))
+        turned = permute_dims(apart, (0, 2, 1, *range(3, apart.ndim)))
+        return reshape(turned, x.shape)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
 
 
 class PixelUnshuffle(Module):

@@ -75,6 +75,96 @@ hardsigmoid = e._activation(
 )
 
 
+_hardshrink = e._activation(
+    "hardshrink",
+    lambda x, *, lambd: s.where(s.apply("abs", x) > lambd, x, x.const(0)),
+    lambda x, *, lambd: np.where(np.abs(x) > lambd, x, 0),
+    static=({"lambd": 0.5},),
+)
+
+
+def hardshrink(x: Any, lambd: float = 0.5) -> Any:
+    """x where |x| > lambd, else 0."""
+    return _hardshrink(x, lambd=float(lambd))
+
+
+_softshrink = e._activation(
+    "softshrink",
+    lambda x, *, lambd: x - s.minimum(s.maximum(x, -lambd), lambd),
+    lambda x, *, lambd: x - np.clip(x, -lambd, lambd),
+    static=({"lambd": 0.5},),
+    grad=(lambda g, y, x, *, lambd: e.where(e.greater(e.abs(x), lambd), g, 0),),
+)
+
+
+def softshrink(x: Any, lambd: float = 0.5) -> Any:
+    """x moved toward 0 by lambd, and 0 where |x| <= lambd."""
+    if not lambd >= 0:
+        raise ValueError(f"softshrink: lambd can't be negative: {lambd}")
+    return _softshrink(x, lambd=float(lambd))
+
+
+tanhshrink = e._activation(
+    "tanhshrink",
+    lambda x: x - s.tanh(x),
+    lambda x: x - np.tanh(x),
+    grad=(lambda g, y, x: e.multiply(g, e.square(e.tanh(x))),),
+    # Near 0 the terms cancel: the bound is on their size.
+    ulps=16,
+    doc="x - tanh(x).",
+)
+
+_threshold = e._activation(
+    "threshold",
+    lambda x, *, threshold, value: s.where(x > threshold, x, x.const(value)),
+    lambda x, *, threshold, value: np.where(x > threshold, x, value),
+    static=({"threshold": 0.5, "value": 2.0},),
+)
+
+
+def threshold(x: Any, threshold: float, value: float) -> Any:
+    """x where x > threshold, else value."""
+    return _threshold(x, threshold=float(threshold), value=float(value))
+
+
+def _sharp_softplus(x, *, beta, threshold):
+    y = s.maximum(x, 0) + s.log1p(s.exp(s.apply("abs", x) * -beta)) * (1 / beta)
+    return s.where(x * beta > threshold, x, y)
+
+
+_sharp = e._activation(
+    "sharp_softplus",
+    _sharp_softplus,
+    lambda x, *, beta, threshold: np.where(
+        x * beta > threshold, x, np.logaddexp(x * beta, 0) / beta
+    ),
+    static=({"beta": 2.0, "threshold": 5.0},),
+    grad=(
+        lambda g, y, x, *, beta, threshold: e.multiply(
+            g,
+            e.where(
+                e.greater(e.multiply(x, beta), threshold),
+                1,
+                e.sigmoid(e.multiply(x, beta)),
+            ),
+        ),
+    ),
+)
+
+
+def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """log(1 + exp(beta x)) / beta, without overflow; x itself where beta x > threshold.
+
+    >>> nn.functional.softplus(pn.tensor([0.0, 100.0]), beta=2.0)
+    tensor([  0.34657..., 100.       ])
+    """
+    if not beta > 0:
+        raise ValueError(f"softplus: beta must be above 0, not {beta}")
+    if beta == 1 and threshold >= 20:  # past 20 the difference from x is below an ulp
+        return e.softplus(x)
+    return _sharp(x, beta=float(beta), threshold=float(threshold))
+
+
 def _log_sigmoid(x):
     return -(s.maximum(-x, 0) + s.log1p(s.exp(-s.apply("abs", x))))
 

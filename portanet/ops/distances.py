@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import scalars as s
+from ..dtypes import uint32
 from . import elementwise as e
-from .losses import _reduced, _same_shape
-from .reduce import norm
+from .create import one_hot
+from .index import take
+from .losses import (
+    _check_weight,
+    _picked,
+    _reduced,
+    _same_shape,
+    _weighted,
+    binary_cross_entropy_with_logits,
+)
+from .reduce import mean, norm
 from .reduce import sum as total
+from .shape import reshape
 
 # Probabilities ---------------------------------------------------------------------------
 
@@ -84,17 +97,86 @@ _bce = e.elementwise(
 )
 
 
-def binary_cross_entropy(p: Any, target: Any, *, reduction: str = "mean") -> Any:
+def binary_cross_entropy(
+    p: Any, target: Any, *, weight: Any = None, reduction: str = "mean"
+) -> Any:
     """-(t log(p) + (1 - t) log(1 - p)) for probabilities p in [0, 1].
 
-    A logarithm counts as no less than -100. For logits, which lose nothing near 0 and 1, see
+    weight: what each loss is multiplied by; it broadcasts. A logarithm counts as no less than
+    -100. For logits, which lose nothing near 0 and 1, see
     binary_cross_entropy_with_logits.
 
     >>> nn.functional.binary_cross_entropy(pn.tensor([0.5]), pn.tensor([1.0])).item()
     0.6931...
     """
-    _same_shape("binary_cross_entropy", p, target)
-    return _reduced("binary_cross_entropy", _bce(p, target), reduction)
+    name = "binary_cross_entropy"
+    _same_shape(name, p, target)
+    return _reduced(name, _weighted(name, _bce(p, target), weight), reduction)
+
+
+def poisson_nll_loss(
+    x: Any,
+    target: Any,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Any:
+    """exp(x) - target * x: of counts whose rate is exp(x), or with log_input=False x itself.
+
+    full: with Stirling's approximation of log(target!) for targets above 1.
+    """
+    name = "poisson_nll_loss"
+    _same_shape(name, x, target)
+    if log_input:
+        values = e.subtract(e.exp(x), e.multiply(target, x))
+    else:
+        values = e.subtract(x, e.multiply(target, e.log(e.add(x, eps))))
+    if full:
+        t = e.where(e.greater(target, 1), target, 1)
+        rest = e.add(
+            e.subtract(e.multiply(t, e.log(t)), t),
+            e.multiply(0.5, e.log(e.multiply(2 * math.pi, t))),
+        )
+        values = e.add(values, e.where(e.greater(target, 1), rest, 0))
+    return _reduced(name, values, reduction)
+
+
+def gaussian_nll_loss(
+    x: Any,
+    target: Any,
+    var: Any,
+    *,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Any:
+    """(log(v) + (x - target) ** 2 / v) / 2 for variances v = max(var, eps).
+
+    var: as x, or with a last axis of size 1 or none, one variance for a row. full: with the
+    constant log(2 pi) / 2. eps has no gradient. Nix and Weigend, ICNN 1994.
+    """
+    name = "gaussian_nll_loss"
+    _same_shape(name, x, target)
+    if var.shape == x.shape[:-1] and x.ndim:
+        var = reshape(var, (*var.shape, 1))
+    if tuple(var.shape) not in (tuple(x.shape), (*x.shape[:-1], 1)):
+        raise ValueError(
+            f"{name}: var {tuple(var.shape)} is not of the shape of the input {x.shape}, "
+            "nor one number for a row"
+        )
+    if not eps > 0:
+        raise ValueError(f"{name}: eps must be above 0, not {eps}")
+    # Where eps takes over, the gradient still passes, as in PyTorch.
+    raised = e.maximum(e.subtract(eps, var), 0)
+    raised = raised.detach() if hasattr(raised, "detach") else raised
+    var = e.add(var, raised)
+    values = e.multiply(
+        0.5, e.add(e.log(var), e.divide(e.square(e.subtract(x, target)), var))
+    )
+    values = e.add(values, 0.5 * math.log(2 * math.pi)) if full else values
+    return _reduced(name, values, reduction)
 
 
 # Margins ---------------------------------------------------------------------------------
@@ -125,6 +207,58 @@ def margin_ranking_loss(
     _same_shape(name, x1, target)
     gap = e.multiply(target, e.subtract(x1, x2))
     return _reduced(name, e.relu(e.subtract(margin, gap)), reduction)
+
+
+def soft_margin_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """log(1 + exp(-target * x)) for targets 1 or -1, without overflow."""
+    _same_shape("soft_margin_loss", x, target)
+    values = e.softplus(e.negative(e.multiply(target, x)))
+    return _reduced("soft_margin_loss", values, reduction)
+
+
+def multilabel_soft_margin_loss(
+    x: Any, target: Any, *, weight: Any = None, reduction: str = "mean"
+) -> Any:
+    """The mean over the classes, the last axis, of binary_cross_entropy_with_logits."""
+    name = "multilabel_soft_margin_loss"
+    _same_shape(name, x, target)
+    each = binary_cross_entropy_with_logits(x, target, weight=weight, reduction="none")
+    return _reduced(name, mean(each, axis=-1), reduction)
+
+
+def multi_margin_loss(
+    x: Any,
+    target: Any,
+    *,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """The mean over the other classes j of max(0, margin - x[target] + x[j]) ** p.
+
+    x: (n, classes) or (classes,); target: (n,) or (), integers; p: 1 or 2; weight:
+    (classes,), of the targets.
+    """
+    name = "multi_margin_loss"
+    if not 1 <= x.ndim <= 2 or tuple(target.shape) != tuple(x.shape[:-1]):
+        raise ValueError(
+            f"{name}: the input is (n, classes) and the target (n,), got {x.shape} and "
+            f"{target.shape}"
+        )
+    if p not in (1, 2):
+        raise ValueError(f"{name}: p is 1 or 2, not {p}")
+    classes = x.shape[-1]
+    _check_weight(name, weight, classes)
+    own = reshape(_picked(x, target, name), (*target.shape, 1))
+    gap = e.relu(e.add(e.subtract(x, own), margin))
+    gap = e.square(gap) if p == 2 else gap
+    if weight is not None:
+        at = e.astype(target, uint32)
+        scale = take(weight, at, axis=0, name=name)
+        gap = e.multiply(gap, reshape(scale, (*target.shape, 1)))
+    others = e.where(e.equal(one_hot(target, classes, x.dtype), 1), 0, gap)
+    return _reduced(name, mean(others, axis=-1), reduction)
 
 
 # Vectors ---------------------------------------------------------------------------------
@@ -161,11 +295,29 @@ def triplet_margin_loss(
     name = "triplet_margin_loss"
     _same_shape(name, anchor, positive)
     _same_shape(name, anchor, negative)
-    near = pairwise_distance(anchor, positive, p, eps)
-    far = pairwise_distance(anchor, negative, p, eps)
+    return triplet_margin_with_distance_loss(
+        anchor, positive, negative, margin=margin, swap=swap, reduction=reduction,
+        distance_function=lambda a, b: pairwise_distance(a, b, p, eps),
+    )  # fmt: skip
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    *,
+    distance_function: Callable[[Any, Any], Any] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Any:
+    """triplet_margin_loss by any distance, `pairwise_distance` where none is given."""
+    away = distance_function or pairwise_distance
+    near, far = away(anchor, positive), away(anchor, negative)
     if swap:
-        far = e.minimum(far, pairwise_distance(positive, negative, p, eps))
-    return _reduced(name, e.relu(e.add(e.subtract(near, far), margin)), reduction)
+        far = e.minimum(far, away(positive, negative))
+    values = e.relu(e.add(e.subtract(near, far), margin))
+    return _reduced("triplet_margin_loss", values, reduction)
 
 
 def cosine_similarity(x1: Any, x2: Any, axis: int = 1, eps: float = 1e-8) -> Any:

@@ -12,7 +12,7 @@ from ..dtypes import uint32
 from ..op import Bad, Case, Op, Spec
 from . import elementwise as e
 from .create import one_hot
-from .index import take_along_axis
+from .index import take, take_along_axis
 from .reduce import _logsumexp, _spread, mean
 from .reduce import max as maximum_of
 from .reduce import sum as total
@@ -303,21 +303,39 @@ def _class_axis(name: str, x: Any) -> Any:
 
 
 def _weigh(
-    name: str, losses: Any, target: Any, ignore_index: int | None, how: str
+    name: str, losses: Any, target: Any, ignore_index: int | None, how: str, scale: Any
 ) -> Any:
-    if ignore_index is None:
-        return _reduced(name, losses, how)
-    keep = e.not_equal(target, ignore_index)
-    losses = e.where(keep, losses, 0)
-    if how == "mean":
-        return e.divide(total(losses), total(e.astype(keep, losses.dtype)))
+    """The reduction of the losses of classes: the mean is one weighted by `scale`."""
+    if ignore_index is not None:
+        keep = e.not_equal(target, ignore_index)
+        losses = e.where(keep, losses, 0)
+        if how == "mean":
+            scale = e.astype(keep, losses.dtype) if scale is None else scale
+            scale = e.where(keep, scale, 0)
+    if how == "mean" and scale is not None:
+        return e.divide(total(losses), total(scale))
     return _reduced(name, losses, how)
+
+
+def _without_ignored(target: Any, ignore_index: int | None) -> Any:
+    if ignore_index is None:
+        return target
+    return e.where(e.equal(target, ignore_index), 0, target)
+
+
+def _check_weight(name: str, weight: Any, classes: int) -> None:
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise ValueError(
+            f"{name}: weight is {tuple(weight.shape)}, one number for each of {classes} "
+            "classes is needed"
+        )
 
 
 def cross_entropy(
     logits: Any,
     target: Any,
     *,
+    weight: Any = None,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -326,30 +344,36 @@ def cross_entropy(
 
     logits: (n, classes), (classes,), or (n, classes, d1, ...). target: the classes, integers
     of the same shape without the class axis, or probabilities of the shape of the logits.
-    A class out of range raises IndexError, at the next read on a GPU; one equal to
-    ignore_index counts for nothing.
+    weight: (classes,), by which the loss of each class is multiplied; the mean is divided by
+    the weights of the targets. A class out of range raises IndexError, at the next read on a
+    GPU; one equal to ignore_index counts for nothing.
 
     >>> pn.cross_entropy(pn.tensor([[0.0, 0.0]]), pn.tensor([1])).item()
     0.6931...
     """
     name = "cross_entropy"
     x = _class_axis(name, logits)
+    _check_weight(name, weight, x.shape[-1])
     if target.dtype.is_float:
         _same_shape(name, logits, target)
         t = moveaxis(target, 1, -1) if target.ndim > 2 else target
         t = _smoothed(t, label_smoothing)
+        t = t if weight is None else e.multiply(t, weight)
         losses = e.negative(total(e.multiply(t, log_softmax(x)), axis=-1))
         return _reduced(name, losses, reduction)
-    safe = target
-    if ignore_index is not None:
-        safe = e.where(e.equal(target, ignore_index), 0, target)
-    losses = _cross_entropy(x, safe)
+    safe = _without_ignored(target, ignore_index)
+    losses, scale = _cross_entropy(x, safe), None
+    if weight is not None:
+        scale = take(weight, e.astype(safe, uint32), axis=0, name=name)
+        losses = e.multiply(losses, scale)
     if label_smoothing:
-        even = e.negative(mean(log_softmax(x), axis=-1))
-        losses = e.add(
-            e.multiply(losses, 1 - label_smoothing), e.multiply(even, label_smoothing)
+        each = log_softmax(x)
+        each = each if weight is None else e.multiply(each, weight)
+        losses = e.subtract(
+            e.multiply(losses, 1 - label_smoothing),
+            e.multiply(mean(each, axis=-1), label_smoothing),
         )
-    return _weigh(name, losses, target, ignore_index, reduction)
+    return _weigh(name, losses, target, ignore_index, reduction, scale)
 
 
 def _smoothed(t: Any, amount: float) -> Any:
@@ -362,17 +386,21 @@ def nll_loss(
     log_probabilities: Any,
     target: Any,
     *,
+    weight: Any = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Any:
-    """-log_probabilities[target]; shapes as for cross_entropy."""
-    x = _class_axis("nll_loss", log_probabilities)
+    """-log_probabilities[target]; shapes and weight as for cross_entropy."""
+    name = "nll_loss"
+    x = _class_axis(name, log_probabilities)
     _rows_rule(Spec(x.shape, x.dtype), Spec(target.shape, target.dtype))
-    safe = target
-    if ignore_index is not None:
-        safe = e.where(e.equal(target, ignore_index), 0, target)
-    losses = e.negative(_picked(x, safe, "nll_loss"))
-    return _weigh("nll_loss", losses, target, ignore_index, reduction)
+    _check_weight(name, weight, x.shape[-1])
+    safe = _without_ignored(target, ignore_index)
+    losses, scale = e.negative(_picked(x, safe, name)), None
+    if weight is not None:
+        scale = take(weight, e.astype(safe, uint32), axis=0, name=name)
+        losses = e.multiply(losses, scale)
+    return _weigh(name, losses, target, ignore_index, reduction, scale)
 
 
 def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
@@ -444,9 +472,65 @@ _bce = e.elementwise(
 
 
 def binary_cross_entropy_with_logits(
-    logits: Any, target: Any, *, reduction: str = "mean"
+    logits: Any,
+    target: Any,
+    *,
+    weight: Any = None,
+    pos_weight: Any = None,
+    reduction: str = "mean",
 ) -> Any:
-    """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), without overflow."""
+    """-(t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), without overflow.
+
+    weight: what each loss is multiplied by; pos_weight: what t log sigmoid(x) is, by itself.
+    Both broadcast to the shape of the logits.
+    """
     name = "binary_cross_entropy_with_logits"
     _same_shape(name, logits, target)
-    return _reduced(name, _bce(logits, target), reduction)
+    if pos_weight is None:
+        values = _bce(logits, target)
+    else:
+        share = e.add(1, e.multiply(e.subtract(pos_weight, 1), target))
+        away = e.multiply(e.subtract(1, target), logits)
+        values = e.add(away, e.multiply(share, e.softplus(e.negative(logits))))
+    return _reduced(name, _weighted(name, values, weight), reduction)
+
+
+def _weighted(name: str, values: Any, weight: Any) -> Any:
+    if weight is None:
+        return values
+    if e.broadcast(name, [values.shape, weight.shape]) != tuple(values.shape):
+        raise ValueError(
+            f"{name}: weight {tuple(weight.shape)} is larger than the input "
+            f"{tuple(values.shape)}"
+        )
+    return e.multiply(values, weight)
+
+
+_smooth_l1 = e.elementwise(
+    "smooth_l1",
+    lambda d, *, beta: _huber_formula(d, delta=beta) * (1 / beta),
+    lambda d, *, beta: np.where(
+        np.abs(d) < beta, 0.5 * d * d / beta, np.abs(d) - 0.5 * beta
+    ),
+    types="float",
+    static=({"beta": 1.0}, {"beta": 0.5}),
+    ulps=8,
+)
+
+
+def smooth_l1_loss(
+    x: Any, target: Any, *, beta: float = 1.0, reduction: str = "mean"
+) -> Any:
+    """d * d / (2 beta) where d = |x - target| < beta, else d - beta / 2.
+
+    beta 0: the l1 loss. Girshick, ICCV 2015.
+    """
+    name = "smooth_l1_loss"
+    _same_shape(name, x, target)
+    if not beta >= 0:
+        raise ValueError(f"{name}: beta can't be negative: {beta}")
+    if beta == 0:
+        return l1_loss(x, target, reduction=reduction)
+    return _reduced(
+        name, _smooth_l1(e.subtract(x, target), beta=float(beta)), reduction
+    )

@@ -215,6 +215,7 @@ def avg_pooling(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
     *,
     name: str = "",
 ) -> Any:
@@ -225,13 +226,17 @@ def avg_pooling(
     batch = _batched(name, x, rank)
     static = _window(name, batch, rank, kernel_size, stride, padding, 1, ceil_mode)
     kernel, size = static.pop("kernel"), static["size"]
+    if divisor_override is not None and divisor_override == 0:
+        raise ValueError(f"{name}: divisor_override can't be 0")
     counts = np.ones(())
     for n, out, k, s, p in zip(
         batch.shape[2:], size, kernel, static["stride"], static["padding"], strict=True
     ):
         counts = counts[..., None] * _counts(n, out, k, s, p, count_include_pad)
-    even = bool((counts == math.prod(kernel)).all())
-    share = x.constant(1 / math.prod(kernel) if even else 1, x.dtype)
+    if divisor_override is not None:
+        counts = np.full((), divisor_override)
+    even = bool((counts == counts.flat[0]).all()) if counts.size else True
+    share = x.constant(1 / counts.flat[0] if even and counts.size else 1, x.dtype)
     planes = reshape(batch, (math.prod(batch.shape[:2]), 1, *batch.shape[2:]))
     y = convolve(planes, broadcast_to(share, (1, 1, *kernel)), **static, groups=1)
     if not even:
@@ -376,9 +381,16 @@ def avg_pool2d(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Any:
-    """As `avg_pool1d`, for x (n, c, height, width)."""
-    return avg_pooling(2, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    """As `avg_pool1d`, for x (n, c, height, width).
+
+    divisor_override: what sums are divided by instead of the window's size.
+    """
+    return avg_pooling(
+        2, x, kernel_size, stride, padding, ceil_mode, count_include_pad,
+        divisor_override,
+    )  # fmt: skip
 
 
 def avg_pool3d(
@@ -388,9 +400,16 @@ def avg_pool3d(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Any:
-    """As `avg_pool1d`, for x (n, c, depth, height, width)."""
-    return avg_pooling(3, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    """As `avg_pool1d`, for x (n, c, depth, height, width).
+
+    divisor_override: what sums are divided by instead of the window's size.
+    """
+    return avg_pooling(
+        3, x, kernel_size, stride, padding, ceil_mode, count_include_pad,
+        divisor_override,
+    )  # fmt: skip
 
 
 def adaptive_avg_pool1d(x: Any, output_size: Any) -> Any:

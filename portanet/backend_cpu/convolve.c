@@ -112,7 +112,7 @@ typedef struct {
     const void *source, *weight;
     void *result;
     int64_t source_planes, source_size, result_planes, result_size, rows, panels;
-    bool is_input, out_of_memory;
+    bool is_input, is_weight, out_of_memory;
     int64_t passes, all_panels;
     pass *pass;
     void *copy, *sums;  // of the whole batch, or NULL
@@ -276,18 +276,42 @@ static int64_t read_at(const axis *a, int64_t p, int64_t k) {
     return at >= 0 && at < a->x ? at : -1;
 }
 
-// The same of all axes.
-static int64_t element_read(const axis *a, int64_t p, int64_t k) {
-    int64_t p2 = p % a[2].y, p1 = p / a[2].y % a[1].y, p0 = p / a[2].y / a[1].y;
-    int64_t k2 = k % a[2].kernel, k1 = k / a[2].kernel % a[1].kernel;
-    int64_t u = read_at(a, p0, k / a[2].kernel / a[1].kernel);
-    int64_t v = read_at(a + 1, p1, k1), w = read_at(a + 2, p2, k2);
-    return u < 0 || v < 0 || w < 0 ? -1 : (u * a[1].x + v) * a[2].x + w;
+// Calls visit(c, p, k, at) for each tap k of each result p, and the element that it reads.
+static inline __attribute__((always_inline)) void each_pair(
+    convolution *c, void (*visit)(convolution *, int64_t, int64_t, int64_t)) {
+    const axis *a = c->axes;
+    int64_t plane = a[1].y * a[2].y;
+    for (int64_t p = 0; p < c->y_size; p++) {
+        int64_t p0 = p / plane, p1 = p / a[2].y % a[1].y, p2 = p % a[2].y, k = 0;
+        for (int64_t k0 = 0; k0 < a[0].kernel; k0++) {
+            int64_t u = read_at(a, p0, k0);
+            for (int64_t k1 = 0; k1 < a[1].kernel; k1++) {
+                int64_t v = read_at(a + 1, p1, k1), line = (u * a[1].x + v) * a[2].x;
+                for (int64_t k2 = 0; k2 < a[2].kernel; k2++, k++) {
+                    int64_t w = read_at(a + 2, p2, k2);
+                    if (u >= 0 && v >= 0 && w >= 0) visit(c, p, k, line + w);
+                }
+            }
+        }
+    }
+}
+
+static inline int64_t key_of(const convolution *c, int64_t p, int64_t k, int64_t at) {
+    return c->is_weight ? k : c->is_input ? at : p;
+}
+
+static void count_pair(convolution *c, int64_t p, int64_t k, int64_t at) {
+    c->first_pair[key_of(c, p, k, at) + 2]++;
+}
+
+static void keep_pair(convolution *c, int64_t p, int64_t k, int64_t at) {
+    pair *to = c->pairs + c->first_pair[key_of(c, p, k, at) + 1]++;
+    *to = c->is_weight ? (pair){p, at} : c->is_input ? (pair){k, p} : (pair){k, at};
 }
 
 // All pairs, those of a result (of a tap, for weight) together. False without memory.
-static bool find_pairs(convolution *c, bool is_weight, bool *few) {
-    int64_t keys = is_weight ? c->kernel : c->result_size;
+static bool find_pairs(convolution *c, bool *few) {
+    int64_t keys = c->is_weight ? c->kernel : c->result_size;
     int64_t most = c->y_size * c->kernel;
     *few = most <= MOST_PAIRS && keys <= MOST_PAIRS;
     if (!*few) return true;
@@ -297,21 +321,9 @@ static bool find_pairs(convolution *c, bool is_weight, bool *few) {
     // Counted two places on, summed up, and filled in: then first_pair[i] is a start.
     int64_t *first = c->first_pair = (int64_t *)(c->pairs + most);
     memset(first, 0, (size_t)(keys + 2) * sizeof(int64_t));
-    for (int filling = 0; filling < 2; filling++) {
-        for (int64_t p = 0; p < c->y_size; p++)
-            for (int64_t k = 0; k < c->kernel; k++) {
-                int64_t at = element_read(c->axes, p, k);
-                if (at < 0) continue;
-                int64_t key = is_weight ? k : c->is_input ? at : p;
-                if (!filling)
-                    first[key + 2]++;
-                else
-                    c->pairs[first[key + 1]++] = is_weight     ? (pair){p, at}
-                                                 : c->is_input ? (pair){k, p}
-                                                               : (pair){k, at};
-            }
-        for (int64_t i = 0; !filling && i < keys; i++) first[i + 2] += first[i + 1];
-    }
+    each_pair(c, count_pair);
+    for (int64_t i = 0; i < keys; i++) first[i + 2] += first[i + 1];
+    each_pair(c, keep_pair);
     c->pair_count = first[keys];
     return true;
 }
@@ -334,6 +346,7 @@ static convolution read_words(const pn_args *args) {
                      .outputs = w[3], .kernel = 1, .x_size = 1, .y_size = 1,
                      .plane = 1};
     c.is_input = !strcmp(args->options[0], "input");
+    c.is_weight = !strcmp(args->options[0], "weight");
     for (int d = 0; d < 3; d++) {
         axis a = {w[4 + d], w[7 + d], w[10 + d], w[13 + d], w[16 + d], w[19 + d]};
         c.axes[d] = a;
@@ -358,11 +371,11 @@ void PN_KERNEL(convolve)(const pn_args *args) {
     const char *first = args->buffers[1], *second = args->buffers[2];
     c.result = args->buffers[0];
     bool done = make_passes(&c, lanes);
-    bool is_weight = !strcmp(args->options[0], "weight"), few = false;
+    bool few = false;
     c.source = first + (c.is_input ? w[24] : w[22]) * size;
-    c.weight = second + (is_weight ? w[24] : w[23]) * size;
-    done = done && find_pairs(&c, is_weight, &few);
-    done = done && (is_double ? run_f64(&c, is_weight, few) : run_f32(&c, is_weight, few));
+    c.weight = second + (c.is_weight ? w[24] : w[23]) * size;
+    done = done && find_pairs(&c, &few);
+    done = done && (is_double ? run_f64(&c, few) : run_f32(&c, few));
     free_passes(&c);
     if (c.pairs) pn_free(c.pairs, c.pair_bytes);
     if (!done || c.out_of_memory) pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);

@@ -66,12 +66,12 @@ static void TYPE(turn_out)(void *context, int64_t begin, int64_t end) {
 
 // --- forward and input -------------------------------------------------------------
 
-// weights[group][tap][panel][l][row], rows past the last 0.
+// weights[group][panel][tap][l][row], rows past the last 0.
 static void TYPE(pack_taps)(void *context, int64_t begin, int64_t end) {
     const convolution *c = context;
     const T *w = c->weight;
     for (int64_t i = begin; i < end; i++) {
-        int64_t panel = i % c->panels, tap = i / c->panels % c->kernel;
+        int64_t tap = i % c->kernel, panel = i / c->kernel % c->panels;
         int64_t group = i / c->panels / c->kernel;
         T *to = (T *)c->weights + i * c->source_planes * c->rows;
         for (int64_t l = 0; l < c->source_planes; l++)
@@ -83,26 +83,33 @@ static void TYPE(pack_taps)(void *context, int64_t begin, int64_t end) {
     }
 }
 
-// One element of the result, all its planes, of a block of images.
+// One element of the result, all its planes, of a block of images. Taps that follow one
+// another are one run of up to DEPTH: their weights do so too.
 static void TYPE(do_element)(const convolution *c, int64_t i) {
     int64_t s = i % c->result_size, group = i / c->result_size % c->groups;
-    int64_t rows = c->panels * c->rows, planes = c->source_planes;
+    int64_t rows = c->panels * c->rows, planes = c->source_planes, offset[DEPTH];
     T *to = (T *)c->sums + i * rows * TILE_COLUMNS;
     const T *from = (const T *)c->copy +
                     i / c->result_size * c->source_size * planes * TILE_COLUMNS;
     const T *weights = (const T *)c->weights + group * c->kernel * rows * planes;
-    const pair *first = c->pairs + c->first_pair[s], *end = c->pairs + c->first_pair[s + 1];
-    if (first == end) memset(to, 0, (size_t)(rows * TILE_COLUMNS) * sizeof(T));
-    for (const pair *p = first; p < end; p++)
-        for (int64_t l = 0; l < planes; l += DEPTH) {
-            const T *b = from + (p->at * planes + l) * TILE_COLUMNS;
-            int64_t depth = smaller(DEPTH, planes - l);
-            for (int64_t k = 0; k < c->panels; k++)
-                TYPE(micros)[c->rows - 1](
-                    depth, weights + ((p->tap * c->panels + k) * planes + l) * c->rows,
-                    c->steps, b, b + LANES, to + k * c->rows * TILE_COLUMNS,
-                    p > first || l > 0);
-        }
+    const pair *p = c->pairs + c->first_pair[s], *end = c->pairs + c->first_pair[s + 1];
+    if (p == end) memset(to, 0, (size_t)(rows * TILE_COLUMNS) * sizeof(T));
+    bool add = false;
+    for (int64_t l = 0; p < end;) {
+        int64_t start = p->tap * planes + l, depth = 0;
+        do {
+            int64_t count = smaller(planes - l, DEPTH - depth), at = p->at * planes + l;
+            for (int64_t d = 0; d < count; d++) offset[depth + d] = (at + d) * TILE_COLUMNS;
+            depth += count, l += count;
+            if (l < planes) break;
+            l = 0, p++;
+        } while (depth < DEPTH && p < end && p->tap == p[-1].tap + 1);
+        for (int64_t k = 0; k < c->panels; k++)
+            TYPE(micros)[c->rows - 1](
+                depth, weights + (k * c->kernel * planes + start) * c->rows, offset, from,
+                from + LANES, to + k * c->rows * TILE_COLUMNS, add);
+        add = true;
+    }
 }
 
 static void TYPE(do_elements)(void *context, int64_t begin, int64_t end) {
@@ -182,35 +189,38 @@ static void TYPE(do_taps)(void *context, int64_t begin, int64_t end) {
 // --- All of it ---------------------------------------------------------------------
 
 // Whether the batch is the better direction: the multiply-adds of each, with what a tile
-// costs beside them (its sums are read and written for each pair: RUN of depth), and 8
+// costs beside them (its sums are read and written for each run: RUN of depth), and MOVE
 // for each element that is moved.
-static bool TYPE(over_batch)(const convolution *c, bool is_weight) {
-    const int64_t RUN = 12;
+static bool TYPE(over_batch)(const convolution *c) {
+    const int64_t RUN = 12, MOVE = 8;
     int64_t rows = c->panels * c->rows, pairs = c->pair_count, lanes = 0, here, there;
     for (int64_t r = 0; r < c->passes; r++)
         lanes += rounded_up(c->pass[r].vectors, TILE_VECTORS) * LANES * c->pass[r].depth;
-    int64_t moved = (c->source_size * c->source_planes + c->result_size * rows) * 8;
-    if (is_weight) {
+    if (c->is_weight) {
         here = rounded_up(c->outputs, SUM_ROWS) * lanes * c->n;
         there = pairs * (c->n + RUN) * rows * rounded_up(c->channels, TILE_COLUMNS);
         there += (c->x_size * rounded_up(c->channels, TILE_COLUMNS) + c->y_size * rows) *
-                 c->n * 8;
+                 c->n * MOVE;
     } else {
-        here = lanes * rows * c->n;
-        there = pairs * (c->source_planes + RUN) * rows + moved;
+        int64_t runs = c->result_size;
+        for (const pair *p = c->pairs + 1; p < c->pairs + pairs; p++)
+            runs += p->tap != p[-1].tap + 1;
+        here = (lanes * rows + c->source_planes * c->plane * MOVE) * c->n;
+        there = (pairs * c->source_planes + runs * RUN) * rows;
+        there += (c->source_size * c->source_planes + c->result_size * rows) * MOVE;
         there *= rounded_up(c->n, TILE_COLUMNS);
     }
     return there < here;
 }
 
-static bool TYPE(convolve_batch)(convolution *c, bool is_weight) {
+static bool TYPE(convolve_batch)(convolution *c) {
     int64_t size = (int64_t)sizeof(T), blocks = divided_up(c->n, TILE_COLUMNS);
     int64_t rows = c->panels * c->rows, copy = 0, sums = 0, weights = 0;
     int64_t channels = divided_up(c->channels, TILE_COLUMNS);
     int64_t steps[DEPTH];
     for (int64_t l = 0; l < DEPTH; l++) steps[l] = l * TILE_COLUMNS;
     c->steps = steps;
-    if (is_weight) {
+    if (c->is_weight) {
         copy = c->groups * c->x_size * channels * c->n * TILE_COLUMNS;
         sums = c->groups * c->y_size * c->n * rows;
     } else {
@@ -223,7 +233,7 @@ static bool TYPE(convolve_batch)(convolution *c, bool is_weight) {
     c->copy = memory, c->sums = memory + copy * size;
     c->weights = memory + (copy + sums) * size;
     int64_t moved = PIECE / 16;
-    if (is_weight) {
+    if (c->is_weight) {
         int64_t images = c->groups * c->n, of_image = copy / images + 1;
         pn_parallel_for(images, moved / of_image + 1, TYPE(pack_channels), c);
         pn_parallel_for(images, moved / (sums / images + 1) + 1, TYPE(pack_rows), c);

@@ -14,34 +14,31 @@ typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T
 
 // --- The copy of a plane -----------------------------------------------------------
 
-// One row: zeros, the source's elements start + q * step that there are, zeros.
-static void TYPE(copy_row)(const copied_axis *a, int64_t start, const T *x, T *to) {
-    int64_t from = smaller(divided_up(larger(-start, 0), a->step), a->extent);
-    int64_t end = start < a->size ? divided_up(a->size - start, a->step) : 0;
-    end = larger(smaller(end, a->extent), from);
-    for (int64_t q = 0; q < from; q++) to[q] = 0;
-    if (a->step == 1)
-        for (int64_t q = from; q < end; q++) to[q] = x[start + q];
-    else
-        for (int64_t q = from; q < end; q++) to[q] = x[start + q * a->step];
-    for (int64_t q = end; q < a->extent; q++) to[q] = 0;
-}
-
-// All phases of a plane.
+// All phases of a plane; of each row zeros, the source's elements start + q * step for q in
+// [from, end), zeros.
 static void TYPE(copy_plane)(const convolution *c, const T *x, T *to) {
     const copied_axis *a = c->copied;
-    int64_t phases = a[0].phases * a[1].phases * a[2].phases;
+    const int64_t phases = a[0].phases * a[1].phases * a[2].phases;
+    const int64_t extent = a[2].extent, step = a[2].step;
     for (int64_t f = 0; f < phases; f++) {
-        int64_t s2 = start_of(a + 2, f % a[2].phases);
+        int64_t start = start_of(a + 2, f % a[2].phases);
         int64_t s1 = start_of(a + 1, f / a[2].phases % a[1].phases);
         int64_t s0 = start_of(a, f / a[2].phases / a[1].phases);
+        int64_t from = smaller(divided_up(larger(-start, 0), step), extent);
+        int64_t end = start < a[2].size ? divided_up(a[2].size - start, step) : 0;
+        end = larger(smaller(end, extent), from);
         for (int64_t i = 0; i < a[0].extent; i++)
-            for (int64_t j = 0; j < a[1].extent; j++, to += a[2].extent) {
+            for (int64_t j = 0; j < a[1].extent; j++, to += extent) {
                 int64_t u = i * a[0].step + s0, v = j * a[1].step + s1;
-                if (u < 0 || u >= a[0].size || v < 0 || v >= a[1].size)
-                    memset(to, 0, (size_t)a[2].extent * sizeof(T));
+                bool inside = u >= 0 && u < a[0].size && v >= 0 && v < a[1].size;
+                int64_t stop = inside ? end : 0;
+                const T *row = x + (u * a[1].size + v) * a[2].size + start;
+                for (int64_t q = 0; q < from && inside; q++) to[q] = 0;
+                if (step == 1)
+                    for (int64_t q = from; q < stop; q++) to[q] = row[q];
                 else
-                    TYPE(copy_row)(a + 2, s2, x + (u * a[1].size + v) * a[2].size, to);
+                    for (int64_t q = from; q < stop; q++) to[q] = row[q * step];
+                for (int64_t q = stop; q < extent; q++) to[q] = 0;
             }
     }
 }
@@ -371,9 +368,9 @@ static bool TYPE(sum_weight)(convolution *c) {
 
 #include "convolve_batch.h"
 
-static bool TYPE(run)(convolution *c, bool is_weight, bool few) {
-    if (few && TYPE(over_batch)(c, is_weight)) return TYPE(convolve_batch)(c, is_weight);
-    return is_weight ? TYPE(sum_weight)(c) : TYPE(convolve)(c);
+static bool TYPE(run)(convolution *c, bool few) {
+    if (few && TYPE(over_batch)(c)) return TYPE(convolve_batch)(c);
+    return c->is_weight ? TYPE(sum_weight)(c) : TYPE(convolve)(c);
 }
 
 #undef T

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from portanet.backend_cuda import matmul, plan_of, scan, scatter
+from portanet.backend_cuda.plan import Gpu
 from portanet.dtypes import as_dtype
 from portanet.program import Program
 
@@ -157,6 +158,40 @@ def test_matmul_of_large_tiles(launch, monkeypatch):
     for m, n, k in [(132, 260, 12), (131, 257, 9)]:
         a, b = draw((m, k), "float32", 1), draw((k, n), "float32", 2)
         check_matmul(cases.matmul(a, b, launch=launch), a, b)
+
+
+@pytest.mark.parametrize("arch", [75, 80])
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+def test_matmul_by_tensor_cores(turned, arch, launch, entries, monkeypatch):
+    """Both tiles, whole pieces of 16 bytes or none, a sum that is split."""
+    gpu = Gpu(arch, 100, 64 << 10)
+    name = "float16" if arch == 75 else "bfloat16"
+    for m, n, k, enough in [(17, 31, 13, 9), (72, 80, 520, 9), (136, 72, 40, 1)]:
+        monkeypatch.setattr(matmul, "ENOUGH", enough)
+        a, b = draw((m, k), name, 1), draw((k, n), name, 2)
+        a_base = np.ascontiguousarray(a.T) if "a" in turned else a
+        b_base = np.ascontiguousarray(b.T) if "b" in turned else b
+        a, b = (a_base.T if "a" in turned else a), (b_base.T if "b" in turned else b)
+        run = functools.partial(launch, gpu=gpu)
+        check_matmul(cases.matmul(a, b, a_base, b_base, launch=run), a, b)
+    assert entries == {"mma", "combine"}
+
+
+@pytest.mark.parametrize("turned", ["", "ab"])
+def test_tf32_keeps_ten_bits_of_each_factor(turned, entries):
+    def launch(kernel, words, outputs, inputs):
+        return simulate.launch(
+            kernel, words, outputs, inputs, ("tf32",), entries=entries
+        )
+
+    a, b = draw((40, 24), "float32", 1), draw((24, 36), "float32", 2)
+    a_base, b_base = (a.T.copy(), b.T.copy()) if turned else (a, b)
+    a, b = (a_base.T, b_base.T) if turned else (a, b)
+    y = cases.matmul(a, b, a_base, b_base, launch=launch)
+    error = np.abs(y - a.astype(np.float64) @ b)
+    bound = 2.1 * 2.0**-11 * (np.abs(a) @ np.abs(b))
+    assert np.all(error <= bound) and np.any(error > bound / 1000)
+    assert entries == {"mma"}
 
 
 def test_matmul_of_batches(launch):
@@ -491,6 +526,15 @@ def convolution_words(which, channels=128, groups=1, kernel=3):
     return program("convolve", "float32", ("float32", "float32"), (which,)), sizes
 
 
+TENSOR = ("HMMA", "LDSM", "LDGSTS")
+
+
+def tensor_product(name, m, n, k, turned=""):
+    made, words = product(name, m, n, k, turned)
+    options = ("tf32",) if name == "float32" else ()
+    return Program("matmul", made.outputs, made.inputs, options), words
+
+
 # name: (program and words, {opcode: how many at least}). 4096 has whole tiles.
 CODE = {
     "matmul": (product("float32", 4096, 4096, 4096), {"LDG.E.128": 2, "FFMA": 512}),
@@ -502,6 +546,11 @@ CODE = {
     "matmul float64": (product("float64", 1024, 1024, 1024), {"LDG.E.128": 2, "DFMA": 128}),
     "matmul int64": (product("int64", 1024, 1024, 1024), {}),
     "matmul uint8": (product("uint8", 4096, 4096, 4096), {}),
+    "mma": (tensor_product("bfloat16", 4096, 4096, 4096), {"HMMA": 32, "LDSM": 12}),
+    "mma a.T b.T": (tensor_product("float16", 4096, 4096, 4096, "ab"), {"HMMA": 32, "LDSM": 12}),
+    "mma odd": (tensor_product("float16", 4097, 4095, 4095), {"HMMA": 32, "LDSM": 12}),
+    "mma middle": (tensor_product("bfloat16", 768, 768, 768), {"HMMA": 16, "LDSM": 8}),
+    "mma tf32": (tensor_product("float32", 4096, 4096, 4096, "b"), {"HMMA": 32, "LDSM": 12}),
     "matrix by vector": (product("float32", 4096, 1, 4096), {"LDG.E": 2}),
     "vector by matrix": (product("float32", 1, 4096, 4096), {"LDG.E": 2}),
     "sum": (reduction("sum", "float32", 4, 1 << 24), {"LDG.E.128": 4}),
@@ -535,7 +584,10 @@ CODE = {
 @pytest.mark.parametrize("name", CODE)
 def test_code_keeps_to_registers_and_moves_16_bytes(name, arch):
     (made, words), wanted = CODE[name]
-    first, *others = plan_of(made, words, simulate.H200).steps
+    gpu = Gpu(int(arch.rstrip("a")), 100, 96 << 10)
+    first, *others = plan_of(made, words, gpu).steps
+    if first.entry == "tile":  # where the tensor cores lack the type
+        wanted = {k: n for k, n in wanted.items() if k not in TENSOR}
     for step in (first, *others):
         (entry,) = compiled.entries(simulate.text(made, step), arch).values()
         assert entry.name == f"{step.entry}_text"

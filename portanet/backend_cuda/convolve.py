@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ..program import Program
-from .matmul import Tile
+from .matmul import Tile, splits_of
 from .plan import Gpu, Plan, Step, ceil_div, index_type
 
 # Rows of a tile are channels, of which there may be few; columns are positions. By bytes
@@ -20,7 +20,6 @@ TILES = {
     8: (Tile(64, 64, 8, 4, 4, 1), Tile(32, 64, 8, 4, 4, 1)),
 }
 FEWEST = 8  # rows that a tile is worth it for
-ENOUGH = 128  # blocks to fill a GPU with; the sum is split for less
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
@@ -44,9 +43,7 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         entry, threads, step = "tile", tile.threads, tile.bk
         pieces = groups * tile.count(m, n)
         defines = tile.defines()
-    splits = 1
-    if pieces < ENOUGH and k >= 512:
-        splits = min(ceil_div(2 * ENOUGH, pieces), k // 256)
+    splits = splits_of(pieces, k)
     chunk = max(step * ceil_div(k, step * splits), 1)
     splits = max(ceil_div(k, chunk), 1)
     blocks = pieces * splits if entry == "tile" else ceil_div(outputs * splits, 128)

@@ -8,11 +8,15 @@
 // partial[s, b, i, j]; `combine` adds those, s ascending. So the order of every sum is set
 // by the sizes.
 //
-// tile: a block makes PN_BM x PN_BN of y (tile.cuh). each: a thread an element of y. dots:
+// tile: a block makes PN_BM x PN_BN of y (tile.cuh). mma: the same by tensor cores, for
+// elements of 2 bytes, and TF32 if that is asked for (mma.cuh). each: a thread an element of y. dots:
 // a warp an element, for long sums that are few.
 //
 // A text holds one entry, PN_STEP_name. PN_SPLIT: y is partial, of the compute type.
 #include "tile.cuh"
+#if defined(PN_STEP_mma)
+#include "mma.cuh"
+#endif
 
 typedef PN_INDEX index_t;
 typedef pn_compute<PN_Y0> T;
@@ -39,7 +43,7 @@ PN_DEVICE Batch batch_at(const pn_words &P, unsigned number) {
     return at;
 }
 
-#if defined(PN_STEP_tile)
+#if defined(PN_STEP_tile) || defined(PN_STEP_mma)
 // Rows of a, or columns of b: element (i, l) is at data[i outer + l inner]. Rows past the
 // last are the last again; nobody stores their products.
 template <class S, int N, bool IS_ALONG_L> struct Matrix {
@@ -64,6 +68,11 @@ template <class S, int N, bool IS_ALONG_L> struct Matrix {
             for (int v = 0; v < N; v++) pack.at[v] = S{};
         }
     }
+    // The element (i, l), or the last i's; N neighbours from there on are inside.
+    PN_MEMBER const S *at(int i, int l) const {
+        if (l >= end) return data;
+        return data + start(i) + (index_t)l * (ALONG_L && N > 1 ? 1 : inner);
+    }
     static constexpr int VECTOR_ACROSS = ALONG_L ? 1 : N;
 };
 
@@ -76,41 +85,89 @@ PN_DEVICE void place_of(unsigned tile, unsigned down, unsigned across, int &i, i
     j = (int)(rest / height) * PN_BN;
 }
 
+// What a block works on.
+struct Part {
+    unsigned which;  // of the splits and batches
+    int row, column, m, n, begin, end;
+    Batch at;
+};
+PN_DEVICE Part part_of(const pn_words &P) {
+    const unsigned down = (unsigned)((P[3] + PN_BM - 1) / PN_BM);
+    const unsigned across = (unsigned)((P[4] + PN_BN - 1) / PN_BN);
+    Part p;
+    p.which = blockIdx.x / (down * across);
+    const unsigned split = p.which / (unsigned)P[2];
+    place_of(blockIdx.x - p.which * down * across, down, across, p.row, p.column);
+    p.at = batch_at(P, p.which - split * (unsigned)P[2]);
+    p.m = (int)P[3], p.n = (int)P[4];
+    p.begin = (int)((long long)split * P[1]);
+    p.end = p.begin + P[1] < P[5] ? p.begin + (int)P[1] : (int)P[5];
+    return p;
+}
+#endif
+
+#if defined(PN_STEP_tile)
 typedef pn_tile<T, PN_BM, PN_BN, PN_BK, PN_TM, PN_TN> Tile;
 PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), PN_BLOCKS)
 (Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
-    const unsigned down = (unsigned)((P[3] + PN_BM - 1) / PN_BM);
-    const unsigned across = (unsigned)((P[4] + PN_BN - 1) / PN_BN);
-    const unsigned which = blockIdx.x / (down * across);
-    const unsigned split = which / (unsigned)P[2], batch = which - split * (unsigned)P[2];
-    int first_row, first_column;
-    place_of(blockIdx.x - which * down * across, down, across, first_row, first_column);
-    const Batch at = batch_at(P, batch);
-    const int m = (int)P[3], n = (int)P[4], begin = (int)((long long)split * P[1]);
-    const int end = begin + P[1] < P[5] ? begin + (int)P[1] : (int)P[5];
+    const Part p = part_of(P);
     const Matrix<PN_X0, PN_A_VECTOR, PN_A_ALONG_L> rows = {
-        a + at.a, (index_t)P[8], (index_t)P[9], m, end};
+        a + p.at.a, (index_t)P[8], (index_t)P[9], p.m, p.end};
     const Matrix<PN_X1, PN_B_VECTOR, PN_B_ALONG_L> columns = {
-        b + at.b, (index_t)P[12], (index_t)P[11], n, end};
+        b + p.at.b, (index_t)P[12], (index_t)P[11], p.n, p.end};
     T sums[PN_TM][PN_TN];
-    Tile::multiply(rows, columns, first_row, first_column, begin, end, sums);
-    y += (long long)which * m * n;
+    Tile::multiply(rows, columns, p.row, p.column, p.begin, p.end, sums);
+    y += (long long)p.which * p.m * p.n;
 #pragma unroll
     for (int r = 0; r < PN_TM; r++) {
-        const int i = first_row + Tile::row(r);
-        if (i >= m) continue;
+        const int i = p.row + Tile::row(r);
+        if (i >= p.m) continue;
 #pragma unroll
         for (int c = 0; c < PN_TN; c += PN_Y_VECTOR) {
-            const int j = first_column + Tile::column(c);
-            if (j >= n) continue;
+            const int j = p.column + Tile::column(c);
+            if (j >= p.n) continue;
             pn_pack<Target, PN_Y_VECTOR> made;
 #pragma unroll
             for (int v = 0; v < PN_Y_VECTOR; v++) pn_convert(&made.at[v], sums[r][c + v]);
-            *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * n + j) = made;
+            *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * p.n + j) = made;
         }
     }
 }
 PN_EXPORT(tile)
+#endif
+
+#if defined(PN_STEP_mma)
+typedef pn_mma_tile<PN_X0, PN_BM, PN_BN, PN_WM, PN_WN, PN_STAGES, PN_A_ALONG_L, PN_B_ALONG_L>
+    Tile;
+static_assert(PN_SHARED_BYTES == PN_STAGES * Tile::STAGE, "matmul.py knows the bytes");
+PN_ENTRY(mma, PN_BM / PN_WM * (PN_BN / PN_WN) * 32, PN_BLOCKS)
+(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+    PN_DYNAMIC_SHARED(uint4, shared);
+    const Part p = part_of(P);
+    const Matrix<PN_X0, PN_A_VECTOR, PN_A_ALONG_L> rows = {
+        a + p.at.a, (index_t)P[8], (index_t)P[9], p.m, p.end};
+    const Matrix<PN_X1, PN_B_VECTOR, PN_B_ALONG_L> columns = {
+        b + p.at.b, (index_t)P[12], (index_t)P[11], p.n, p.end};
+    float sums[PN_WM / 16][PN_WN / 8][4];
+    Tile::multiply<(PN_A_VECTOR > 1), (PN_B_VECTOR > 1)>(
+        (char *)shared, rows, columns, p.row, p.column, p.begin, p.end, sums);
+    y += (long long)p.which * p.m * p.n;
+#pragma unroll
+    for (int r = 0; r < PN_WM / 16; r++)
+#pragma unroll
+        for (int c = 0; c < PN_WN / 8; c++)
+#pragma unroll
+            for (int e = 0; e < 4; e += PN_Y_VECTOR) {
+                const int i = p.row + Tile::row(r, e), j = p.column + Tile::column(c, e);
+                if (i >= p.m || j >= p.n) continue;
+                pn_pack<Target, PN_Y_VECTOR> made;
+#pragma unroll
+                for (int v = 0; v < PN_Y_VECTOR; v++)
+                    pn_convert(&made.at[v], sums[r][c][e + v]);
+                *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * p.n + j) = made;
+            }
+}
+PN_EXPORT(mma)
 #endif
 
 // sum + a[i] * b[j]

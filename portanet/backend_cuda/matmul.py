@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..dtypes import Dtype
+from ..dtypes import bfloat16, float16, float32
 from ..program import Program
 from .plan import Gpu, Plan, Step, ceil_div, index_type
 
@@ -60,7 +60,75 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         return Plan(())
     if m < 8 or n < 8 or k < 8:
         return _thin(program, words)
+    if _has_tensor_cores(program, gpu):
+        return _mma(program, words, gpu)
     return _tiled(program, words)
+
+
+def _has_tensor_cores(program: Program, gpu: Gpu) -> bool:
+    """float16 from Turing on; bfloat16, and TF32 where it is asked for, from Ampere on."""
+    oldest = {float16: 75, bfloat16: 80}
+    if "tf32" in program.options:
+        oldest[float32] = 80
+    return gpu.arch >= oldest.get(program.inputs[0], 1000)
+
+
+# Tiles by tensor cores: (bm, bn, wm, wn), a warp making wm x wn.
+MMA_TILES = ((128, 128, 64, 32), (64, 64, 32, 32))
+# Slices in shared memory, so that two blocks of 128 x 128 fit a multiprocessor: 164 KiB on
+# sm_80 and 228 on sm_90, 100 on sm_86, sm_89 and sm_120. Turing has 64, for one.
+STAGES = {80: 3, 90: 4}
+
+
+def _mma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
+    batch, m, n, k, rank = words[:5]
+    size = program.inputs[0].itemsize
+    count = [batch * ceil_div(m, bm) * ceil_div(n, bn) for bm, bn, _, _ in MMA_TILES]
+    which = 0 if count[0] >= ENOUGH else 1
+    bm, bn, wm, wn = MMA_TILES[which]
+    depth = 64 // size
+    splits = splits_of(count[which], k)
+    chunk = depth * ceil_div(k, depth * splits)
+    a = _operand("A", words, 0, 16 // size)
+    b = _operand("B", words, 1, 16 // size)
+    stages = STAGES.get(gpu.arch, 2)
+    shared = stages * sum(
+        _slice_bytes(size, rows, operand[f"PN_{name}_ALONG_L"])
+        for name, rows, operand in (("A", bm, a), ("B", bn, b))
+    )
+    threads = bm // wm * (bn // wn) * 32
+    is_whole = a["PN_A_VECTOR"] > 1 and b["PN_B_VECTOR"] > 1
+    defines = {
+        "PN_BM": bm,
+        "PN_BN": bn,
+        "PN_WM": wm,
+        "PN_WN": wn,
+        "PN_STAGES": stages,
+        "PN_SHARED_BYTES": shared,
+        "PN_ARCH": gpu.arch,
+        "PN_BLOCKS": 2 if is_whole and gpu.arch > 75 else 1,
+        **a,
+        **b,
+        "PN_Y_VECTOR": 2 - n % 2,
+    }
+    return _launches(
+        program, words, "mma", threads, count[which], ceil_div(k, chunk), chunk, defines,
+        shared,
+    )  # fmt: skip
+
+
+def _slice_bytes(size: int, rows: int, is_along_l: int) -> int:
+    """As pn_slice in mma.cuh."""
+    if is_along_l:
+        return rows * (64 + 16)
+    return 64 // size * (rows * size + (32 if size == 4 else 16))
+
+
+def splits_of(blocks: int, k: int) -> int:
+    """Into how many parts a sum is cut: a few, where there are few blocks."""
+    if blocks >= ENOUGH or k < 512:
+        return 1
+    return min(ceil_div(2 * ENOUGH, blocks), k // 256)
 
 
 def _tiled(program: Program, words: Sequence[int]) -> Plan:
@@ -69,13 +137,12 @@ def _tiled(program: Program, words: Sequence[int]) -> Plan:
     enough = (t for t in tiles if batch * t.count(m, n) >= ENOUGH)
     tile = next(enough, tiles[-1])
     blocks = batch * tile.count(m, n)
-    splits = 1
-    if blocks < ENOUGH and k >= 512:
-        splits = min(ceil_div(2 * ENOUGH, blocks), k // 256)
+    splits = splits_of(blocks, k)
     chunk = tile.bk * ceil_div(k, tile.bk * splits)
     splits = ceil_div(k, chunk)
-    a = _operand("A", program.inputs[0], words, 0)
-    b = _operand("B", program.inputs[1], words, 1)
+    width = min(16 // program.inputs[0].itemsize, 4)
+    a = _operand("A", words, 0, width)
+    b = _operand("B", words, 1, width)
     # Loads one by one, or of narrow elements, need more registers than two blocks leave.
     is_heavy = (
         1 in (a["PN_A_VECTOR"], b["PN_B_VECTOR"]) or program.inputs[0].itemsize < 4
@@ -103,12 +170,11 @@ def _strides(words: Sequence[int], which: int) -> tuple[int, int, int, list[int]
     return offset, outer, inner, batch
 
 
-def _operand(name: str, dtype: Dtype, words: Sequence[int], which: int) -> dict:
-    """How an operand is read: neighbours along l, or along i (j); how many at once."""
+def _operand(name: str, words: Sequence[int], which: int, width: int) -> dict[str, int]:
+    """How an operand is read: neighbours along l, or along i (j); `width` at once, or 1."""
     offset, outer, inner, batch = _strides(words, which)
     size, k = words[1 + which], words[3]
     along_l = inner == 1 or (outer != 1 and abs(inner) < abs(outer))
-    width = min(16 // dtype.itemsize, 4)
     step, other, length = (inner, outer, k) if along_l else (outer, inner, size)
     fits = step == 1 and all(s % width == 0 for s in (offset, other, length, *batch))
     return {
@@ -145,17 +211,19 @@ def _thin(program: Program, words: Sequence[int]) -> Plan:
     return _launches(program, words, "each", 128, blocks, splits, chunk, {})
 
 
-def _launches(program, words, entry, threads, blocks, splits, chunk, defines) -> Plan:
+def _launches(
+    program, words, entry, threads, blocks, splits, chunk, defines, shared=0
+) -> Plan:
     batch, m, n, k, rank = words[:5]
     outputs = batch * m * n
     index = _index(words)
     wide = (splits, max(chunk, 1), *words)
-    grid = (blocks * (splits if entry == "tile" else 1), 1, 1)
+    grid = (blocks * (splits if entry in ("tile", "mma") else 1), 1, 1)
     common = {f"PN_STEP_{entry}": 1, "PN_INDEX": index, "PN_SPLIT": int(splits > 1)}
     given = tuple({**common, **defines}.items())
     if splits == 1:
-        return Plan((Step(entry, grid, threads, (0, 1, 2), wide, given),))
-    first = Step(entry, grid, threads, (3, 1, 2), wide, given)
+        return Plan((Step(entry, grid, threads, (0, 1, 2), wide, given, shared),))
+    first = Step(entry, grid, threads, (3, 1, 2), wide, given, shared)
     given = (("PN_STEP_combine", 1), ("PN_INDEX", index), ("PN_SPLIT", 0))
     grid = (ceil_div(outputs, 256), 1, 1)
     second = Step("combine", grid, 256, (0, 3), (splits, outputs), given)

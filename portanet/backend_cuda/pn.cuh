@@ -39,6 +39,7 @@
 #define PN_ENTRY(name, ...) \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) PN_NAME(name)
 #define PN_DEVICE static __device__ __forceinline__
+#define PN_MEMBER __device__ __forceinline__
 
 // The words, in the constant bank: an index that is not known there costs nothing.
 struct pn_words {

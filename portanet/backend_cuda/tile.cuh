@@ -11,8 +11,6 @@
 //   Pack, VECTOR, ALONG_L   a load takes VECTOR neighbours along l, or along i (j)
 //   start(i)                what a thread keeps of row (column) i
 //   load(start, l, &pack)   zeros where i or l is outside
-#define PN_MEMBER __device__ __forceinline__
-
 PN_DEVICE float pn_fma(float a, float b, float c) { return fmaf(a, b, c); }
 PN_DEVICE double pn_fma(double a, double b, double c) { return fma(a, b, c); }
 PN_DEVICE int pn_fma(int a, int b, int c) { return (int)((unsigned)a * b + c); }

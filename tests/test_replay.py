@@ -211,6 +211,26 @@ def test_the_pace_follows_what_the_device_can_do(monkeypatch):
     assert device.limit == pace.LEAST
 
 
+# Before the first replay -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("wgpu" not in PRESENT, reason="no WebGPU adapter here")
+def test_a_plans_pipelines_are_compiled_together(monkeypatch):
+    x = pn.ones((33, 7), device="wgpu")
+    host, asked = type(x.device.backend._host), []
+    real = host.pipelines
+
+    def pipelines(self, wanted):
+        asked.append(len(wanted))
+        made = real(self, wanted)
+        monkeypatch.setattr(host, "pipeline", None)  # none is compiled after these
+        return made
+
+    monkeypatch.setattr(host, "pipelines", pipelines)
+    run = pn.compile(lambda x: pn.exp(x @ x.mT - 0.125).sum(axis=0) * 7.5 + x.max())
+    assert run(x).shape == (33,) and asked[0] >= 2
+
+
 # Times ------------------------------------------------------------------------------------------
 
 

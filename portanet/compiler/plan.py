@@ -82,8 +82,9 @@ class Plan:
         self.lock = threading.Lock()
         self.launches: list[tuple[Callable, tuple[int, ...]]] = []
         self.programs: list[Program] = []
-        for w in graph.work:
-            program, words = program_of(w)
+        pairs = [program_of(w) for w in graph.work]
+        getattr(backend, "prepare", lambda pairs: None)(pairs)
+        for w, (program, words) in zip(graph.work, pairs, strict=True):
             slots = tuple(h.slot for h in (*w.outs, *w.ins))
             self.programs.append(program)
             self.launches.append((backend.build(program, tuple(words)), slots))

@@ -222,9 +222,7 @@ class Backend:
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         """A launch: called with the buffers, outputs first; it doesn't wait."""
-        limit = self._host.limits["max-storage-buffers-per-shader-stage"]
-        on_cpu = self._host.description["software"]
-        plan = in_pieces(variants.plan(program, words, limit, on_cpu))
+        plan = self._plan(program, words)
         if not plan.steps:
             return _nothing
         with self._lock:
@@ -232,6 +230,29 @@ class Backend:
         if len(launches) == 1 and not plan.temporary:
             return launches[0]
         return Steps(launches, plan, self._pool)
+
+    def _plan(self, program: Program, words: Sequence[int]) -> variants.Plan:
+        limit = self._host.limits["max-storage-buffers-per-shader-stage"]
+        on_cpu = self._host.description["software"]
+        return in_pieces(variants.plan(program, words, limit, on_cpu))
+
+    def prepare(self, launches: Sequence[tuple[Program, Sequence[int]]]) -> None:
+        """Compile what these will need, on several threads: most of the time of the first
+        call of a compiled function is the driver's compiler."""
+        with self._lock:
+            texts: dict[str, dict[str, tuple]] = {}  # text -> entry -> kinds
+            for program, words in launches:
+                for step in self._plan(program, words).steps:
+                    if (step.text, step.entry) not in self._pipelines:
+                        texts.setdefault(step.text, {})[step.entry] = step.kinds
+            made = self._host.pipelines(
+                [
+                    (t, entry, k)
+                    for t, each in texts.items()
+                    for entry, k in each.items()
+                ]
+            )
+            self._pipelines.update(made)
 
     def sequence(
         self, launches: Sequence[tuple], buffers: int

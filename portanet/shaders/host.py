@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ STORAGE = 0x80 | 0x4 | 0x8  # STORAGE, COPY_SRC, COPY_DST
 UNIFORM = 0x40 | 0x8  # UNIFORM, COPY_DST
 COMPUTE = 0x4  # ShaderStage.COMPUTE
 RESOLVED = 0x200 | 0x4  # QUERY_RESOLVE, COPY_SRC
+THREADS = 8  # that compile pipelines
 QUERIES = 4096  # of one set, at most (WebGPU, 20.1)
 
 # A read of up to this many bytes uses one buffer that is kept.
@@ -303,7 +305,7 @@ class Host:
         """A compiled entry point. `kinds`: "uniform", "read" or "write" a binding."""
         try:
             if text not in self._modules:
-                self._modules[text] = self.device.create_shader_module(code=text)
+                self._modules[text] = self._module(text)
             _, layout = self._layout(kinds)
             return self.device.create_compute_pipeline(
                 layout=layout,
@@ -311,6 +313,28 @@ class Host:
             )
         except Exception as why:
             raise self._explained(why, f"the shader {entry} was refused") from why
+
+    def pipelines(self, wanted: list[tuple[str, str, tuple[str, ...]]]) -> dict:
+        """(text, entry) -> pipeline, for some (text, entry, kinds), compiled on threads."""
+        for _, _, kinds in wanted:
+            self._layout(kinds)
+        count = min(THREADS, os.cpu_count() or 1, len(wanted))
+        if count < 2:
+            return {(t, entry): self.pipeline(t, entry, k) for t, entry, k in wanted}
+        with ThreadPoolExecutor(count) as threads:
+            # The modules first: two entries of one text share theirs.
+            texts = list({text for text, _, _ in wanted} - self._modules.keys())
+            modules = threads.map(self._module, texts)
+            self._modules.update(zip(texts, modules, strict=True))
+            made = threads.map(lambda one: self.pipeline(*one), wanted)
+            keys = [(text, entry) for text, entry, _ in wanted]
+            return dict(zip(keys, made, strict=True))
+
+    def _module(self, text: str) -> Any:
+        try:
+            return self.device.create_shader_module(code=text)
+        except Exception as why:
+            raise self._explained(why, "a shader was refused") from why
 
     def _layout(self, kinds: tuple[str, ...]) -> tuple[Any, Any]:
         """The bind group layout and pipeline layout of these kinds, made once."""

@@ -17,7 +17,7 @@ fn fold(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 256u + thread;
+    let e = group_number(group, groups) * 256u + thread;
     if (e >= P(0u)) { return; }
     let column = e % P(3u);
     let row = e / P(3u) % P(2u);

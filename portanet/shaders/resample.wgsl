@@ -8,7 +8,7 @@ fn resample(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 256u + thread;
+    let e = group_number(group, groups) * 256u + thread;
     if (e >= P(0u)) { return; }
     let i = e % P(3u);
     let p = e / P(3u) % P(2u);

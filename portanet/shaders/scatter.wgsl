@@ -64,7 +64,7 @@ fn segments(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let e = (group.x + group.y * groups.x) * 64u + thread;
+    let e = group_number(group, groups) * 64u + thread;
     if (e >= P(0u) * P(3u) * P(2u)) { return; }
     let i = e % P(2u);
     let row = e / P(2u) % P(3u);

@@ -199,10 +199,9 @@ class Lowering:
     def _release(self, operands: tuple[int, ...], j: int) -> None:
         for o in set(operands):
             if self.last_use[o] == j and not self.uniform[o]:
-                for slot in {self.where.get(o), self.expanded.get(o)} & {
-                    *self.width_of
-                }:
-                    self.free.setdefault(self.width_of[slot], []).append(slot)
+                for at in (self.where, self.expanded):
+                    if (slot := at.get(o, -1)) in self.width_of:
+                        self.free.setdefault(self.width_of[slot], []).append(slot)
 
     def _output_of(self, value: int, j: int) -> int | None:
         """The output's slot that instruction j may write in place.

@@ -17,7 +17,7 @@ import safetensors.numpy
 from .autograd import Tensor
 from .creation import tensor
 from .devices import default_device, get
-from .dtypes import as_dtype, bfloat16
+from .dtypes import as_dtype, bfloat16, from_numpy
 
 # Texts of our own in a file's metadata: the checksum, and that there must be one.
 DIGEST, FORMAT = "portanet.sha256", "format"
@@ -56,8 +56,10 @@ def save(obj: Any, path: Any, *, metadata: Mapping[str, str] | None = None) -> N
 def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name, on a device.
 
-    dtype: what floating tensors are cast to. ValueError names the file and what is wrong
-    with it: cut short, changed since it was saved, or no safetensors file.
+    device: None is the default one, and the cpu for a tensor whose dtype that one lacks, as
+    int64 on wgpu; load_state_dict casts and moves it. dtype: what floating tensors are cast
+    to. ValueError names the file and what is wrong with it: cut short, changed since it was
+    saved, or no safetensors file.
     """
     place = default_device() if device is None else get(device)
     kind = None if dtype is None else as_dtype(dtype)
@@ -66,8 +68,11 @@ def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[str, Tenso
     made = {}
     for name, values in _checked(path)[0].items():
         is_float = values.dtype.kind == "f" or values.dtype == bfloat16.numpy
+        cast = kind if is_float else None
+        stored = cast or from_numpy(values.dtype)
+        is_lacking = device is None and stored not in place.backend.dtypes
         try:
-            made[name] = tensor(values, kind if is_float else None, place)
+            made[name] = tensor(values, cast, "cpu" if is_lacking else place)
         except TypeError as why:
             raise TypeError(f"load: {path}: {name}: {why}") from None
     return made

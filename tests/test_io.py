@@ -180,3 +180,20 @@ def test_a_saved_file_has_the_permissions_of_any_new_file(path):
 def test_saving_into_no_folder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         pn.save({}, tmp_path / "absent" / "x")
+
+
+def test_counts_of_int64_are_loaded_for_any_default_device(path, device):
+    """PyTorch counts batches in int64, which wgpu does not have."""
+    state = nn.BatchNorm1d(3).state_dict()
+    state["num_batches_tracked"] = pn.tensor(7, dtype="int64", device="cpu")
+    pn.save(state, path)
+    with pn.device(device):
+        model = nn.BatchNorm1d(3)
+        model.load_state_dict(pn.load(path))
+    assert model.num_batches_tracked.item() == 7
+    assert {b.device.type for b in model.buffers()} == {device}
+    if "int64" not in {
+        t.name for t in pn.zeros(1, device=device).device.backend.dtypes
+    }:
+        with pytest.raises(TypeError, match="has no int64"):
+            pn.load(path, device=device)

@@ -1,6 +1,5 @@
 """Scaled-dot-product attention: the public function, its kernels against its definition."""
 
-import itertools
 import re
 import subprocess
 import sys
@@ -114,12 +113,14 @@ def test_scores_past_the_range_of_exp_do_not_overflow(device):
     )
 
 
+# Each pair of two settings is there; a text for wgpu takes a second to compile.
 STATIC = [
     dict(zip(("causal", "p", "mask", "groups"), v, strict=True))
-    for v in itertools.product(
-        (False, True), (0.0, 0.3), (None, "bool", "float"), (1, 2)
-    )
-]
+    for v in [
+        (False, 0.0, None, 1), (True, 0.3, None, 2), (False, 0.3, "bool", 2),
+        (True, 0.0, "bool", 1), (False, 0.0, "float", 2), (True, 0.3, "float", 1),
+    ]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("chosen", STATIC, ids=lambda c: "-".join(map(str, c.values())))

@@ -168,6 +168,11 @@ def _words(full, q, k, v, dy, mask, state, scale, causal, p) -> list[int]:
     return words if state is None else [*words, state.layout.offset]
 
 
+def _options(which: str, words) -> tuple[str, ...]:
+    """Which way; the widths of rows, which a backend may compile in."""
+    return (which, str(words[5]), str(words[6]))
+
+
 def _lower(emit, q, k, v, *rest, scale, causal, p):
     specs = [Spec(h.layout.shape, h.layout.dtype) for h in (q, k, v, *rest)]
     made = _rule(*specs, scale=scale, causal=causal, p=p)
@@ -186,7 +191,9 @@ def _lower(emit, q, k, v, *rest, scale, causal, p):
         q, k, v = (_rows(emit, x, dtype.compute) for x in (q, k, v))
         words = _words(full, q, k, v, None, mask, state, scale, causal, p)
         inputs = [x for x in (q, k, v, mask, state) if x is not None]
-        emit.kernel("attention", words, [y, lse, *after], inputs, ("forward",))
+        emit.kernel(
+            "attention", words, [y, lse, *after], inputs, _options("forward", words)
+        )
     return [_narrow(emit, y, dtype), lse, *after]
 
 
@@ -207,7 +214,7 @@ def _lower_back(emit, dy, y, lse, q, k, v, *rest, scale, causal, p):
         lse = _as_written(emit, lse, row_major(lse.layout.shape), dtype.compute)
         inputs = [dy, y, lse, q, k, v, mask, state]
         inputs = [x for x in inputs if x is not None]
-        emit.kernel("attention", words, made, inputs, ("backward",))
+        emit.kernel("attention", words, made, inputs, _options("backward", words))
     return [_narrow(emit, x, dtype) for x in made]
 
 

@@ -3,27 +3,6 @@
 // Words: n, blocks, state_offset. State: key0, key1, counter_low, counter_high. One
 // thread for each block b of four words; the first thread also writes the new state.
 
-// counter + b, 64 bits.
-fn advance(counter: vec2<u32>, b: u32) -> vec2<u32> {
-    let low = counter.x + b;
-    return vec2<u32>(low, counter.y + select(0u, 1u, low < b));
-}
-
-fn philox(counter: vec4<u32>, key: vec2<u32>) -> vec4<u32> {
-    var c = counter;
-    var k = key;
-    for (var round = 0u; round < 10u; round++) {
-        c = vec4<u32>(
-            u_mulhi(0xcd9e8d57u, c.z) ^ c.y ^ k.x,
-            0xcd9e8d57u * c.z,
-            u_mulhi(0xd2511f53u, c.x) ^ c.w ^ k.y,
-            0xd2511f53u * c.x,
-        );
-        k += vec2<u32>(0x9e3779b9u, 0xbb67ae85u);
-    }
-    return c;
-}
-
 @compute @workgroup_size(64)
 fn random(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -35,14 +14,14 @@ fn random(
     let key = vec2<u32>(load_x0(state), load_x0(state + 1u));
     let counter = vec2<u32>(load_x0(state + 2u), load_x0(state + 3u));
     if (b == 0u) {
-        let next = advance(counter, P(1u));
+        let next = philox_advance(counter, vec2<u32>(P(1u), 0u));
         store_y1(0u, key.x);
         store_y1(1u, key.y);
         store_y1(2u, next.x);
         store_y1(3u, next.y);
     }
     if (b >= P(1u)) { return; }
-    let word = philox(vec4<u32>(advance(counter, b), 0u, 0u), key);
+    let word = philox(vec4<u32>(philox_advance(counter, vec2<u32>(b, 0u)), 0u, 0u), key);
     for (var w = 0u; w < 4u; w++) {
         if (4u * b + w < P(0u)) { store_y0(4u * b + w, word[w]); }
     }

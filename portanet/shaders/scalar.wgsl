@@ -240,6 +240,30 @@ fn f_rsqrt(x: f32) -> f32 {
     return 1.0 / sqrt(x);
 }
 
+// ---- random words
+
+// counter + n, of 64 bits each, the lower half first.
+fn philox_advance(counter: vec2<u32>, n: vec2<u32>) -> vec2<u32> {
+    let low = counter.x + n.x;
+    return vec2<u32>(low, counter.y + n.y + select(0u, 1u, low < n.x));
+}
+
+// Philox4x32-10; Salmon, Moraes, Dror & Shaw, SC11.
+fn philox(counter: vec4<u32>, key: vec2<u32>) -> vec4<u32> {
+    var c = counter;
+    var k = key;
+    for (var round = 0u; round < 10u; round++) {
+        c = vec4<u32>(
+            u_mulhi(0xcd9e8d57u, c.z) ^ c.y ^ k.x,
+            0xcd9e8d57u * c.z,
+            u_mulhi(0xd2511f53u, c.x) ^ c.w ^ k.y,
+            0xd2511f53u * c.x,
+        );
+        k += vec2<u32>(0x9e3779b9u, 0xbb67ae85u);
+    }
+    return c;
+}
+
 // ---- exponentials
 
 // exp(r) - 1 on |r| <= ln(2) / 2, 0.7 ulp.

@@ -16,7 +16,7 @@ from string import Template
 from ..dtypes import Dtype, bool_, float32, int32
 from ..program import Program
 from ..scalars import Expression
-from . import indexing, recurrent
+from . import attention, indexing, recurrent
 from .lower import (
     COMPUTED_AS,
     HERE,
@@ -50,7 +50,8 @@ def plan(
     `buffers` is how many storage buffers a launch may bind; `on_cpu` says that the
     adapter is software.
     """
-    if len(kinds(program)) - 1 > buffers and len(program.outputs) > 1:
+    is_wide = len(kinds(program)) - 1 > buffers and len(program.outputs) > 1
+    if is_wide and program.expression is not None:
         return _one_output_each(program, tuple(words))
     return PLANS.get(program.kernel, _simple)(program, tuple(words), on_cpu)
 
@@ -642,6 +643,7 @@ PLANS = {
     "random": _random,
     "fold": _simple,
     "resample": _simple,
+    "attention": attention.plan,
     **indexing.PLANS,
     **recurrent.PLANS,
 }
@@ -653,6 +655,7 @@ TEXTS = {
     "pool": lambda program: [_pool_text(program)],
     "scan": lambda program: [_scan_text(program)],
     "random": lambda program: [_random_text(program)],
+    "attention": attention.texts,
     **indexing.TEXTS,
     **recurrent.TEXTS,
 }

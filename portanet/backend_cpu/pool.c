@@ -21,7 +21,10 @@ typedef struct {
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Most steps are 1, and a division takes as long as a short row.
+static inline int64_t divided_up(int64_t a, int64_t b) {
+    return b == 1 ? a : (a + b - 1) / b;
+}
 
 // Where the window of result p begins, how far apart its elements are, how many they
 // are.

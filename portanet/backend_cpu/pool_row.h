@@ -6,9 +6,9 @@
 static void TYPE(take)(const pooling *q, const T *x, int64_t row, int64_t t, int64_t k,
                        int64_t n, T *restrict best, int32_t *restrict at) {
     int64_t stride = q->stride[2], first = t * q->dilation[2] - q->padding[2];
-    int64_t from = larger(first < 0 ? divided_up(-first, stride) : 0, k);
-    int64_t end = q->x_sizes[2] > first ? divided_up(q->x_sizes[2] - first, stride) : 0;
-    end = smaller(end, k + n);
+    int64_t from = first < 0 ? larger(divided_up(-first, stride), k) : k, end = k + n;
+    if (first + (end - 1) * stride >= q->x_sizes[2])  // some of them are past the row
+        end = q->x_sizes[2] > first ? divided_up(q->x_sizes[2] - first, stride) : 0;
     const T *values = x + row + first;
     int32_t place = (int32_t)(row + first), step = (int32_t)stride;
     for (int64_t j = from; j < end; j++) {

@@ -60,12 +60,19 @@ static void locate(const scatter *s, const line *l, int64_t first, int64_t last,
 // values of v, v_inner apart, under each index. p is what y holds and q what comes.
 #define PUT_CASE(CODE, S, RESULT)                                                      \
     case CODE: {                                                                       \
-        S *y = (S *)s->y;                                                              \
-        const S *v = (const S *)s->v;                                                  \
-        for (int64_t c = 0; c < l->n; c++) {                                           \
+        S *y = (S *)s->y + l->to;                                                      \
+        const S *v = (const S *)s->v + l->from;                                        \
+        for (int64_t c = 0; c < l->n && width == 1; c++) {                             \
             if (rows[c] < 0) continue;                                                 \
-            S *a = y + l->to + c * l->to_step + rows[c] * s->inner;                    \
-            const S *b = v + l->from + c * l->from_step;                               \
+            S *a = y + c * l->to_step + rows[c] * s->inner;                            \
+            S p = *a, q = v[c * l->from_step];                                         \
+            (void)p;                                                                   \
+            *a = RESULT;                                                               \
+        }                                                                              \
+        for (int64_t c = 0; c < l->n && width > 1; c++) {                              \
+            if (rows[c] < 0) continue;                                                 \
+            S *a = y + c * l->to_step + rows[c] * s->inner;                            \
+            const S *b = v + c * l->from_step;                                         \
             for (int64_t w = 0; w < width; w++) {                                      \
                 S p = a[w], q = b[w * s->v_inner];                                     \
                 (void)p;                                                               \

@@ -8,6 +8,7 @@ which gradients were there, the train/eval state of modules.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,10 @@ class Trace:
         for leaf, grad in grads:
             leaf.grad = grad
 
+    def made(self) -> list[Any]:
+        """The values of what the function assigns, and the gradients that it leaves."""
+        return [t.value for t in self.assigned] + [x.grad.value for x, _ in self.graded]
+
     def replay(self, tensors: list[Tensor]) -> Any:
         """Run the plan and assign what the function assigned, all of it or nothing."""
         made = self.plan.run(tensors, self.count, self.cleared)
@@ -256,11 +261,11 @@ class Compiled:
         keep = trace.snapshot()
         eager: list[Tensor] = []
         flatten(self.function(*args, **kwargs), eager)
-        wanted = [t.value for t in eager] + [t.value for t in trace.assigned]
+        wanted = [t.value for t in eager] + trace.made()
         trace.restore(keep)
         made: list[Tensor] = []
         flatten(trace.replay(tensors), made)
-        found = [t.value for t in made] + [t.value for t in trace.assigned]
+        found = [t.value for t in made] + trace.made()
         trace.restore(keep)
         for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
             _check_close(i, len(made), a.numpy(), b.numpy())
@@ -334,17 +339,18 @@ def _check_close(i: int, results: int, got: Any, want: Any) -> None:
         bound = 1e4 * np.finfo(np.float32 if got.dtype.itemsize < 8 else got.dtype).eps
         close = np.allclose(a, b, rtol=bound, atol=bound * scale, equal_nan=True)
     if not close:
-        what = f"result {i}" if i < results else f"assigned state {i - results}"
+        what = f"result {i}" if i < results else f"state or gradient {i - results}"
+        most = np.nanmax(np.abs(got.astype(np.float64) - want), initial=0.0)
         raise RuntimeError(
-            f"compile: verify: {what} differs between the plan and eager execution; "
-            "please report this with the function"
+            f"compile: verify: {what} of shape {got.shape} differs by up to {most:.3g} "
+            "between the plan and eager execution; please report this with the function"
         )
 
 
 def compile(
     function: Callable | None = None,
     *,
-    verify: bool = False,
+    verify: bool | None = None,
     memory_limit: int | None = None,
 ) -> Any:
     """A function of tensors, traced at its first call and replayed at later ones.
@@ -354,7 +360,9 @@ def compile(
     shapes, dtypes, devices, static arguments, and for a module's other mode. Python runs
     only while it is traced: a branch on a tensor's value, or `.item()`, raises TraceError.
 
-    verify: at each trace, also run eagerly on the same states, and compare.
+    verify: at each trace, also run eagerly on the same states, and compare results, states
+    and gradients; RuntimeError where they differ by more than rounding. None: as the
+    variable PORTANET_VERIFY says, which is how a whole program is checked.
     memory_limit: bytes that a replay may have for temporaries and results; values are
     computed again rather than kept until it holds. OutOfMemoryError names the least there is.
 
@@ -364,6 +372,8 @@ def compile(
     >>> step(pn.tensor([0.0]))
     tensor([3.])
     """
+    if verify is None:
+        verify = os.environ.get("PORTANET_VERIFY", "0") not in ("", "0")
     if function is None:
         return functools.partial(compile, verify=verify, memory_limit=memory_limit)
     return Compiled(function, verify, memory_limit)

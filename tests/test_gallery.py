@@ -28,7 +28,8 @@ def test_all_demos_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_demo_runs_on_each_device(run, tmp_path, device, name):  # noqa: F811
+def test_a_demo_runs_on_each_device(run, tmp_path, device, name, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("PORTANET_VERIFY", "1")  # its compiled steps equal eager ones
     status, out, error = run(
         "demo", name, "--dry-run", "--device", device, "--output", tmp_path
     )

@@ -108,6 +108,102 @@ def test_a_gradient_that_is_none_has_no_memory_to_take():
     assert _c.take(olds, [None]) == reuse.take(olds, [None]) == [0]
 
 
+# What a user may do between two calls ---------------------------------------------------------
+
+
+def twice(device, change, optimizer=optim.Adam):
+    """Losses and parameters after some steps, a change, and more, eager and compiled."""
+    found = []
+    for wrap in (lambda f: f, pn.compile):
+        pn.manual_seed(0)
+        with pn.device(device):
+            model = nn.Sequential(
+                nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+            )
+            x, y = pn.randn(16, 6), pn.randint(0, 3, (16,))
+        rule = optimizer(model.parameters(), lr=0.05)
+        made = {"model": model, "rule": rule, "x": x, "y": y}
+
+        def step(x, y, model=model, rule=rule):
+            rule.zero_grad()
+            loss = pn.cross_entropy(model(x), y)
+            loss.backward()
+            rule.step()
+            return loss.detach()
+
+        run, losses = wrap(step), []
+        for k in range(6):
+            if k == 3:
+                change(made)
+            losses.append(run(made["x"], made["y"]).item())
+        found.append((losses, [t.numpy() for t in model.state_dict().values()]))
+    (losses, states), (compiled, compiled_states) = found
+    np.testing.assert_allclose(compiled, losses, rtol=1e-4)
+    for a, b in zip(compiled_states, states, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def new_rate(made):
+    made["rule"].param_groups[0]["lr"] = 0.001
+
+
+def new_batch(made):
+    made["x"], made["y"] = made["x"][:5], made["y"][:5]
+
+
+def to_eval(made):
+    made["model"].eval()
+
+
+def loaded(made):
+    state = {k: v.detach() * 0.5 for k, v in made["model"].state_dict().items()}
+    made["model"].load_state_dict(state)
+
+
+def frozen(made):
+    made["model"].layers[0].weight.requires_grad = False
+
+
+def new_seed(made):
+    pn.manual_seed(99)
+
+
+@pytest.mark.parametrize(
+    "change", [new_rate, new_batch, to_eval, loaded, frozen, new_seed]
+)
+def test_a_change_between_calls_does_what_it_does_eagerly(device, change):
+    twice(device, change)
+
+
+@pytest.mark.skipif(len(PRESENT) < 2, reason="a second device is needed")
+def test_a_module_that_moves_is_traced_where_it_is():
+    model = nn.Linear(4, 2).to(PRESENT[0])
+    run = pn.compile(pn.no_grad()(lambda x: model(x) * 2))
+    x = pn.randn(3, 4, device=PRESENT[0])
+    want = run(x).numpy()
+    model.to(PRESENT[1])
+    with pytest.raises(ValueError, match="move one with"):
+        run(x)
+    np.testing.assert_allclose(run(x.to(PRESENT[1])).numpy(), want, rtol=1e-5)
+    model.to(PRESENT[0])
+    np.testing.assert_array_equal(run(x).numpy(), want)
+
+
+def test_ten_thousand_replays_take_no_memory(device):
+    step, parameters, batch = perceptron(device, optim.SGD, (4, 2))
+    run, memory = pn.compile(step), batch[0].device.backend.memory
+    for _ in range(200):
+        run(*batch)
+    before = memory()
+    for _ in range(10_000):
+        run(*batch)
+    pn.synchronize(device)
+    after = memory()
+    assert after["used"] <= before["used"] and after["peak"] <= before["peak"]
+    assert after["reserved"] <= before["reserved"]
+    assert np.isfinite(parameters[0].numpy()).all()
+
+
 # How much a submit holds ---------------------------------------------------------------------
 
 

@@ -9,8 +9,6 @@ read. Not shown here: speed, and races between blocks.
 import functools
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,7 +29,6 @@ pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="the simulator is built by g++"
 )
 ORDERS = ("forward", "reverse", "1")
-IS_SANITIZED = simulate.IS_SANITIZED
 
 
 @pytest.fixture
@@ -579,7 +576,6 @@ CODE = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(IS_SANITIZED, reason="nothing is run here")
 @pytest.mark.parametrize("arch", compiled.ARCHES)
 @pytest.mark.parametrize("name", CODE)
 def test_code_keeps_to_registers_and_moves_16_bytes(name, arch):
@@ -597,32 +593,3 @@ def test_code_keeps_to_registers_and_moves_16_bytes(name, arch):
         if step is first:
             short = {k: entry.count(k) for k, n in wanted.items() if entry.count(k) < n}
             assert not short
-
-
-# ---- Under AddressSanitizer
-
-
-@pytest.mark.skipif(IS_SANITIZED, reason="it starts this run")
-def test_kernels_read_and_write_only_what_is_theirs():
-    """A part of this file again, built with AddressSanitizer, in a process that has it."""
-    library = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    standard = library.replace("libasan.so", "libstdc++.so")
-    environment = {
-        **os.environ,
-        "CUSIM_SANITIZE": "1",
-        "LD_PRELOAD": f"{library} {standard}",
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-    }
-    chosen = (
-        "every_shape and (float32 or uint8) or every_layout and (float32 or float16)"
-    )
-    chosen += " or sum or argmax"
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
-    command += [__file__, "-k", chosen]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

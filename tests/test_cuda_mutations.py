@@ -1,0 +1,172 @@
+"""Would the tests of the CUDA kernels notice? Faults are planted, one by one.
+
+Each goes into one file of the backend, in memory; the named tests of test_cuda_kernels.py
+run on it in a process of their own, some built with AddressSanitizer, and must fail.
+Without a fault they pass: test_cuda_kernels.py runs them so.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cuda.bindings")
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="the simulator is built by g++"
+)
+TESTS = Path(__file__).parent
+BARRIER = "__syncthreads();"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `file`, `right` becomes `wrong`; of the tests `-k chosen` one fails."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    chosen: str
+    is_sanitized: bool = False
+
+
+def missing(name, file, before, after, chosen):
+    """A barrier that is not there; `before` and `after` are what it stands between."""
+    lines = f"{before}{BARRIER}{after}"
+    return Fault(name, file, lines, lines.replace(BARRIER, ""), chosen)
+
+
+ROWS = "rows_and_columns and sum"
+SMALL_TILE = "matmul_of_every_layout and shape1"
+MMA = "by_tensor_cores and 80 and ab"
+FAULTS = (
+    missing("rows: partial sums are read at once", "reduce.cu",
+            "parts[t / 32] = a;\n    ", "", ROWS),
+    missing("columns: rows are added at once", "reduce.cu",
+            "half /= 2) {\n        ", "\n        if (ty < half)", ROWS),
+    missing("tile: the first slice is read at once", "tile.cuh",
+            "b_loader.put(b_slice[0]);\n        ", "", SMALL_TILE),
+    missing("tile: the next slice is read at once", "tile.cuh",
+            "b_loader.put(b_slice[which]);\n            ", "", SMALL_TILE),
+    missing("scan: warps' sums are read at once", "scan.cu",
+            "parts[warp] = sum;\n    ", "", "test_scan and float32-sum-inclusive"),
+    missing("scan: sums are replaced while they are read", "scan.cu",
+            "left = initial();\n    ", "", "test_scan and float32-sum-inclusive"),
+    missing("scatter: counts are read at once", "scatter.cu",
+            "of_warp[warp] = __popc(mine);\n        ", "", "test_scatter and 0-add"),
+    missing("scatter: the list is read at once", "scatter.cu",
+            "found_row[at] = (int)row;\n        }\n        ", "", "test_scatter and 0-add"),
+    missing("mma: a slice is replaced while it is read", "mma.cuh",
+            "pn_wait<STAGES - 2>();\n            ", "", MMA),
+    Fault("mma: copies are not waited for", "mma.cuh",
+          "pn_wait<STAGES - 2>();", "pn_wait<STAGES - 1>();", MMA),
+    Fault("mma: halves of a fragment are exchanged", "mma.cuh",
+          "deep = is_a ? matrix / 2 : matrix % 2;", "deep = matrix % 2;", MMA),
+    Fault("tile: a stale slice", "tile.cuh", "which ^= 1;", "", SMALL_TILE),
+    Fault("rows: a barrier that not all reach", "reduce.cu",
+          "parts[t / 32] = a;\n    __syncthreads();",
+          "{ parts[t / 32] = a; __syncthreads(); }", ROWS),
+    Fault("warps: half a warp is left out", "reduce.cu",
+          "int distance = 16; distance", "int distance = 8; distance", ROWS),
+    Fault("warps: one output too many", "reduce.cu",
+          "if (o >= (count_t)P[3]) return;", "if (o > (count_t)P[3] + 4) return;",
+          "rows_and_columns and max"),
+    Fault("tile: a column past the last is written", "matmul.cu",
+          "            if (j >= p.n) continue;\n            pn_pack", "            pn_pack",
+          "every_layout and shape0"),
+    Fault("tile: a row past the last is read", "matmul.cu",
+          "if (i >= size) i = size - VECTOR_ACROSS;", "",
+          "every_layout and shape0", is_sanitized=True),
+    Fault("tile: one element of l too many", "matmul.cu",
+          "    PN_MEMBER void load(index_t at, int l, Pack &pack) const {\n        if (l < end)",
+          "    PN_MEMBER void load(index_t at, int l, Pack &pack) const {\n        if (l <= end)",
+          "every_layout and shape0"),
+    Fault("tile: a short array", "tile.cuh",
+          "PN_SHARED(T, b_slice, [2][BK][BLoader::PITCH]);",
+          "PN_SHARED(T, b_slice, [1][BK][BLoader::PITCH]);", SMALL_TILE, is_sanitized=True),
+    Fault("rows: a short array", "reduce.cu",
+          "PN_SHARED(A, parts, [8]);", "PN_SHARED(A, parts, [7]);", ROWS,
+          is_sanitized=True),
+    Fault("scatter: places in a list that two share", "scatter.cu",
+          "((1u << t % 32) - 1)", "((2u << t % 32) - 1)", "test_scatter and 0-add"),
+    Fault("index: the size is inside", "index.cuh",
+          "place < size", "place <= size", "out_of_range"),
+    Fault("random: no carry into the high word", "random.cu",
+          "(unsigned)(end >> 32)", "(unsigned)(counter >> 32)", "random_has"),
+    Fault("convolve: the padding on the right is missed", "convolve.cu",
+          "(unsigned)at.c < (unsigned)s.c", "(unsigned)at.c <= (unsigned)s.c",
+          "test_convolve and forward and case0"),
+    Fault("pool: the last of equals", "pool.cu", "value > best", "value >= best",
+          "pool_finds and float32-sizes1"),
+)  # fmt: skip
+
+
+def sanitizer():
+    """The environment of a process whose shared objects have AddressSanitizer."""
+    library = subprocess.run(
+        ["g++", "-print-file-name=libasan.so"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    return {
+        "CUSIM_SANITIZE": "1",
+        "LD_PRELOAD": f"{library} {library.replace('libasan', 'libstdc++')}",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    }
+
+
+def run_kernels(chosen, **environment):
+    """(status, output) of pytest on the kernels' tests, without a device but the cpu."""
+    given = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    given |= {"PORTANET_REQUIRE_DEVICES": "cpu", "PORTANET_NO_SKIPS": ""}
+    given |= {"PORTANET_SOFTWARE_DRIVER": "none", "VK_DRIVER_FILES": "/nothing.json"}
+    given |= {"VK_ICD_FILENAMES": "/nothing.json", "PYTHONDONTWRITEBYTECODE": "1"}
+    plugin = ["-p", "tests.cuda.planted"] if "CUSIM_FAULT" in environment else []
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", *plugin]
+    command += [
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "tests/test_cuda_kernels.py",
+    ]
+    command += ["-k", f"({chosen}) and not code_keeps"]
+    if "CUSIM_SANITIZE" in environment:  # or what it prints as it aborts is lost
+        command += ["--capture=no"]
+    done = subprocess.run(
+        command,
+        cwd=TESTS.parent,
+        env=given | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+def test_the_fault_is_caught(fault):
+    planted = json.dumps([fault.file, fault.right, fault.wrong])
+    environment = sanitizer() if fault.is_sanitized else {}
+    status, output = run_kernels(fault.chosen, CUSIM_FAULT=planted, **environment)
+    assert "times" not in output, output[-3000:]  # the fault was planted
+    # A wild write may also end the process.
+    assert status == pytest.ExitCode.TESTS_FAILED or status < 0, output[-3000:]
+    if fault.is_sanitized:
+        assert "AddressSanitizer" in output, output[-3000:]
+
+
+def test_kernels_read_and_write_only_what_is_theirs():
+    """A part of the kernels' tests, built with AddressSanitizer, without a fault."""
+    chosen = "every_shape and (float32 or uint8) or every_layout or tensor_cores and 80"
+    chosen += " or rows_and_columns and argmax or test_scan and bfloat16 or test_gather"
+    chosen += " or test_scatter and add or random_has or pool_finds and bfloat16"
+    chosen += " or test_convolve and case0 or test_convolve and case4"
+    status, output = run_kernels(chosen, **sanitizer())
+    assert status == 0, output[-4000:]

@@ -155,7 +155,8 @@ def test_the_fault_is_caught(fault):
     planted = json.dumps([fault.file, fault.right, fault.wrong])
     environment = sanitizer() if fault.is_sanitized else {}
     status, output = run_kernels(fault.chosen, CUSIM_FAULT=planted, **environment)
-    assert "times" not in output, output[-3000:]  # the fault was planted
+    # The fault was planted, and compiles.
+    assert "times" not in output and "g++" not in output, output[-3000:]
     # A wild write may also end the process.
     assert status == pytest.ExitCode.TESTS_FAILED or status < 0, output[-3000:]
     if fault.is_sanitized:

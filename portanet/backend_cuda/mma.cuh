@@ -15,7 +15,7 @@ PN_DEVICE void pn_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)
         if (sizeof(S) == 4) return cusim::to_tf32(word);
         S s;
         const unsigned short bits = (unsigned short)(word >> 16 * half);
-        memcpy(&s, &bits, sizeof s);
+        __builtin_memcpy(&s, &bits, sizeof s);
         return (float)pn_value(s);
     }, 4 / (int)sizeof(S));
 }

@@ -56,9 +56,10 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 (outer, size, inner), already holds values and is changed in place, j
                 ascending, so that the result is deterministic. options: ("add",) or
                 ("set",).  y[o, index[o, j, i], i] += v[o, j, i].
-  sort          rows, n, offset, row_stride, step. Output contiguous (rows, n), int32.
-                options: (order,), ascending or descending. x[r, y[r, 0]], x[r, y[r, 1]]
-                ... is in order, of equals the first first, NaN above all.
+  sort          rows, n, kept, offset, row_stride, step. Output contiguous (rows, kept),
+                int32. options: (order,), ascending or descending. x[r, y[r, 0]],
+                x[r, y[r, 1]] ... are the first `kept` in order, of equals the first first,
+                NaN above all.
   search        n (of y), count, size, x_offset, x_row, x_step, v_offset, v_row, v_step.
                 Inputs x (rows, size), ascending, and v (rows, count); output contiguous,
                 int32. options: (side,).  y[r, q] = how many of x[r] are below v[r, q]

@@ -5,12 +5,16 @@
 // by insertion where it is short. Rows are divided among the threads. A long row is sorted
 // in parts that are then merged; there is only one stable order, so the parts don't matter.
 //
-// words: rows, n, offset, row_stride, step. Output contiguous (rows, n).
+// Where only the first of a row are asked for, records whose key begins with more than
+// theirs can are left out before.
+//
+// words: rows, n, kept, offset, row_stride, step. Output contiguous (rows, kept).
 // options: ascending | descending
 #include "order.h"
 
 #define BLOCK ((int64_t)256)      // keys made at a time
 #define FEW ((int64_t)48)         // insertion takes n * n / 4 steps, radix 1024 and more
+#define HEADS 4096                // what 12 bits of a key can be
 #define PIECE ((int64_t)1 << 13)  // elements worth a thread
 
 typedef struct {
@@ -18,7 +22,7 @@ typedef struct {
     const void *x;
     int32_t *y;
     int dtype;
-    int64_t rows, n, offset, row_stride, step;
+    int64_t rows, n, kept, offset, row_stride, step;
     bool is_descending;
 } sorting;
 
@@ -43,10 +47,10 @@ typedef struct { uint64_t key, index; } record;
 void PN_KERNEL(sort)(const pn_args *args) {
     const int64_t *w = args->words;
     sorting s = {.args = args, .x = args->buffers[1], .y = args->buffers[0],
-                 .dtype = args->dtypes[1], .rows = w[0], .n = w[1], .offset = w[2],
-                 .row_stride = w[3], .step = w[4],
+                 .dtype = args->dtypes[1], .rows = w[0], .n = w[1], .kept = w[2],
+                 .offset = w[3], .row_stride = w[4], .step = w[5],
                  .is_descending = !strcmp(args->options[0], "descending")};
-    if (s.rows * s.n == 0) return;
+    if (s.rows * s.kept == 0) return;
     if (pn_has_wide_keys(s.dtype)) sort_64(&s);
     else sort_32(&s);
 }

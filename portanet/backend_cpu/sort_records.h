@@ -35,7 +35,23 @@ static void TYPE(radix_sort)(RECORD *a, RECORD *b, int64_t n) {
     if (a != home) memcpy(home, a, (size_t)n * sizeof *a);
 }
 
-// Elements [from, from + n) of a row, sorted, in a.
+// Keeps, in order, the records that may be among the first `kept` by the head of their key;
+// how many they are.
+static int64_t TYPE(select)(RECORD *a, int64_t n, int64_t kept) {
+    const int shift = 8 * (int)sizeof(KEY_TYPE) - 12;
+    uint32_t counts[HEADS] = {0};
+    for (int64_t i = 0; i < n; i++) counts[KEY(a[i]) >> shift]++;
+    KEY_TYPE last = 0;
+    for (int64_t total = counts[0]; total < kept;) total += counts[++last];
+    int64_t m = 0;
+    for (int64_t i = 0; i < n; i++) {
+        a[m] = a[i];
+        m += KEY(a[i]) >> shift <= last;
+    }
+    return m;
+}
+
+// Elements [from, from + n) of a row, sorted, in a; all, or those that may be kept.
 static void TYPE(sort_part)(const sorting *s, int64_t row, int64_t from, int64_t n,
                             RECORD *a, RECORD *b) {
     KEY_TYPE keys[BLOCK], flip = s->is_descending ? ~(KEY_TYPE)0 : 0;
@@ -45,13 +61,14 @@ static void TYPE(sort_part)(const sorting *s, int64_t row, int64_t from, int64_t
         TYPE(pn_load_keys)(keys, s->x, s->dtype, at, s->step, count);
         for (int64_t c = 0; c < count; c++) a[j + c] = MAKE(keys[c] ^ flip, from + j + c);
     }
+    if (n >= HEADS && s->kept < n / 4) n = TYPE(select)(a, n, s->kept);
     if (n <= FEW) TYPE(insertion_sort)(a, n);
     else TYPE(radix_sort)(a, b, n);
 }
 
 static void TYPE(store_order)(const sorting *s, int64_t row, const RECORD *a,
                               int64_t begin, int64_t end) {
-    int32_t *y = s->y + row * s->n;
+    int32_t *y = s->y + row * s->kept;
     for (int64_t j = begin; j < end; j++) y[j] = (int32_t)INDEX(a[j]);
 }
 
@@ -65,7 +82,7 @@ static void TYPE(do_rows)(void *context, int64_t begin, int64_t end) {
     }
     for (int64_t row = begin; row < end; row++) {
         TYPE(sort_part)(s, row, 0, s->n, a, a + s->n);
-        TYPE(store_order)(s, row, a, 0, s->n);
+        TYPE(store_order)(s, row, a, 0, s->kept);
     }
     pn_free(a, nbytes);
 }
@@ -137,13 +154,14 @@ static void TYPE(sort_long_rows)(const sorting *s) {
             RECORD *t = m.a;
             m.a = m.b, m.b = t;
         }
-        pn_parallel_for(s->n, PIECE, TYPE(do_store), &m);
+        pn_parallel_for(s->kept, PIECE, TYPE(do_store), &m);
     }
     pn_free(room, nbytes);
 }
 
 static void TYPE(sort)(const sorting *s) {
-    if (s->rows < pn_num_threads() && s->n >= 2 * PIECE) TYPE(sort_long_rows)(s);
+    bool all = s->kept >= s->n / 4;
+    if (all && s->rows < pn_num_threads() && s->n >= 2 * PIECE) TYPE(sort_long_rows)(s);
     else pn_parallel_for(s->rows, PIECE / s->n + 1, TYPE(do_rows), (void *)s);
 }
 

@@ -20,42 +20,49 @@ from .shape import moveaxis, normalise_axis, reshape
 
 # The order of rows -------------------------------------------------------------------------
 
+ALL = (1 << 31) - 1  # more than an axis may have
 
-def _lower_argsort(emit, x, *, descending):
-    y = emit.empty(x.layout.shape, int32)
+
+def _lower_argsort(emit, x, *, descending, kept):
+    n = x.layout.shape[-1]
+    y = emit.empty((*x.layout.shape[:-1], min(kept, n)), int32)
     x, rows, stride, step = emit.rows(x)
-    words = [rows, x.layout.shape[-1], x.layout.offset, stride, step]
+    words = [rows, n, min(kept, n), x.layout.offset, stride, step]
     order = "descending" if descending else "ascending"
     emit.kernel("sort", words, [y], [x], (order,))
     return y
 
 
-def _argsort_reference(x, *, descending):
+def _argsort_reference(x, *, descending, kept):
     if not descending:
-        return np.argsort(x, axis=-1, kind="stable")
+        return np.argsort(x, axis=-1, kind="stable")[..., :kept]
     # Backwards, so that the last of equals, which is the first here, comes out last.
     back = np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
-    return x.shape[-1] - 1 - back
+    return (x.shape[-1] - 1 - back)[..., :kept]
 
 
 def _sort_cases(rng) -> list[Case]:
     kinds = ("float32", "float64", "float16", "int32", "int64", "uint8", "bool")
     sizes = [(1,), (7,), (3, 5), (0, 4), (2, 0), (2, 3, 33), (5, 64), (2, 1000)]
     made = [
-        Case([values], {"descending": d}, kinds)
+        Case([values], {"descending": d, "kept": k}, kinds)
         for shape in sizes
         for values in (np.round(rng.normal(size=shape) * 4),)
         for d in (False, True)
+        for k in (ALL, 3)
     ]
     # More than a thread's share, and a run past the last full one.
-    made += [Case([rng.normal(size=40001)], {"descending": False}, kinds[:2])]
+    long = rng.normal(size=40001)
+    made += [Case([long], {"descending": False, "kept": k}, kinds) for k in (ALL, 9)]
     odd = np.array([1, np.nan, -np.inf, -0.0, 0.0, np.inf, np.nan, -1, 1e-40] * 5)
-    return made + [Case([odd], {"descending": d}, kinds[:2]) for d in (False, True)]
+    statics = [{"descending": d, "kept": k} for d in (False, True) for k in (ALL, 7)]
+    return made + [Case([odd], static, kinds[:2]) for static in statics]
 
 
+# The first `kept` of the order of each row; ALL, or more than there are, are all of it.
 _argsort = Op(
     "argsort",
-    lambda x, *, descending: Spec(x.shape, int32),
+    lambda x, *, descending, kept: Spec((*x.shape[:-1], min(kept, x.shape[-1])), int32),
     reference=_argsort_reference,
     cases=_sort_cases,
     lower=_lower_argsort,
@@ -64,12 +71,15 @@ _argsort = Op(
 )
 
 
-def _order(name: str, x: Any, axis: int, descending: bool) -> tuple[Any, int]:
+def _order(
+    name: str, x: Any, axis: int, descending: bool, kept: int = ALL
+) -> tuple[Any, int]:
     """The order along an axis, with that axis last, and the axis."""
     at = normalise_axis(name, axis, x.ndim, x.shape)
     if x.shape[at] >= 1 << 31:
         raise ValueError(f"{name}: axis {at} of shape {x.shape} is longer than 2**31")
-    return _argsort(moveaxis(x, at, -1), descending=bool(descending)), at
+    rows = moveaxis(x, at, -1)
+    return _argsort(rows, descending=bool(descending), kept=kept), at
 
 
 def argsort(
@@ -86,10 +96,9 @@ def argsort(
     return moveaxis(order, -1, at)
 
 
-def _sorted(name: str, x: Any, axis: int, descending: bool, k: int | None = None):
+def _sorted(name: str, x: Any, axis: int, descending: bool, k: int = ALL):
     """The first k values along an axis, and their indices."""
-    order, at = _order(name, x, axis, descending)
-    order = order if k is None else order[..., :k]
+    order, at = _order(name, x, axis, descending, k)
     values = take_along_axis(moveaxis(x, at, -1), order, axis=-1, name=name)
     return moveaxis(values, -1, at), moveaxis(order, -1, at)
 

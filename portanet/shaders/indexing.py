@@ -15,7 +15,7 @@ from .step import Plan, Step, groups_of, one_step
 
 RUN = 32  # neighbours whose order is counted before runs are merged
 RECORD = 8  # bytes of a key and a position
-SORT_WORDS = 8
+SORT_WORDS = 9
 
 
 def _sort_steps(
@@ -47,17 +47,19 @@ def _sort_text(program: Program) -> str:
         "fn key_at(row: u32, j: u32) -> u32 {\n"
         f"    return {flip}{p}_order(load_x0(P(5u) + row * P(6u) + j * P(7u)));\n"
         "}\n"
-        "fn put_order(e: u32, position: u32) { store_y0(e, i32(position)); }\n"
+        "fn put_order(row: u32, place: u32, position: u32) {\n"
+        "    if (place < P(8u)) { store_y0(row * P(8u) + place, i32(position)); }\n"
+        "}\n"
     )
     text = header(program, SORT_WORDS, temporary="records: array<vec2<u32>>")
     return with_scalars(f"{text}\n{definitions}{kernel_text('sort')}")
 
 
 def _sort(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
-    rows, n = words[:2]
-    if rows * n == 0:
+    rows, n, kept = words[:3]
+    if rows * kept == 0:
         return Plan(())
-    text, tail = _sort_text(program), words[2:5]
+    text, tail = _sort_text(program), (*words[3:6], kept)
     steps = _sort_steps(program, text, rows, n, tail, (0, -1, 1), True)
     return Plan(tuple(steps), 2 * RECORD * rows * n if n > RUN else RECORD)
 
@@ -108,7 +110,7 @@ fn key_at(row: u32, j: u32) -> u32 {
     let a = u32(${p}_wrap_index(index, $index(P(8u))));
     return select(0xffffffffu, a, is_inside(index, P(8u)));
 }
-fn put_order(e: u32, position: u32) {}
+fn put_order(row: u32, place: u32, position: u32) {}
 """
 
 

@@ -1,19 +1,19 @@
 // y[r] = the order of row r of x: positions such that the keys ascend, of equals the
 // first first. One thread an element; `records` are (key, position), two halves of
 // rows * n, one read while the other is written.
-// Words: rows, n, width, source, target, then what key_at() reads. Source and target
+// Words: rows, n, width, source, target, then what key_at() and put_order() read. Source and target
 // are halves; target 2 is y.
 //
 // runs: the place of an element among its `width` neighbours is counted. merge: sorted
 // runs of `width` are merged two by two; an element's place is its place in its own run
 // and the number of those before it in the other, found by halving. No barriers.
-// key_at(row, j) and put_order(e, position) are written by variants.py.
+// key_at(row, j) and put_order(row, place, position) are written by indexing.py.
 
-fn put(e: u32, record: vec2<u32>) {
+fn put(row: u32, place: u32, record: vec2<u32>) {
     if (P(4u) == 2u) {
-        put_order(e, record.y);
+        put_order(row, place, record.y);
     } else {
-        records[P(4u) * P(0u) * P(1u) + e] = record;
+        records[(P(4u) * P(0u) + row) * P(1u) + place] = record;
     }
 }
 
@@ -35,7 +35,7 @@ fn runs(
         let other = key_at(row, k);
         place += select(0u, 1u, other < key || (other == key && k < j));
     }
-    put(row * P(1u) + place, vec2<u32>(key, j));
+    put(row, place, vec2<u32>(key, j));
 }
 
 @compute @workgroup_size(64)
@@ -68,5 +68,5 @@ fn merge(
         }
     }
     let place = select(j, j - P(2u), is_right) + low - begin;
-    put(row * P(1u) + place, mine);
+    put(row, place, mine);
 }

@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.backend_cuda import NO_GPU, lower, plan_of
 from portanet.backend_cuda import host as hosts
 from portanet.devices import get
-from tests.cuda import fake
+from portanet.dtypes import as_dtype
+from portanet.program import Program
+from portanet.scalars import tanh, trace
+from tests.cuda import compiled, fake
 
 ROOT = Path(__file__).parents[1]
 MANY = 3 * hosts.STAGING // 4 + 5  # floats: three halves of the pinned memory and a bit
@@ -289,6 +293,57 @@ def test_the_texts_are_kept_under_the_names_of_their_entries(backend):
     texts = list(folder.glob("t*.cu"))
     assert texts and all(len(p.stem) == len(name) for p in texts)
     assert texts[0].read_text().startswith(f"#define PN_TEXT {texts[0].stem}\n")
+
+
+def elementwise(formula, dtypes, modes, words, rank=0, result=None):
+    """The text of an elementwise launch."""
+    inputs = tuple(as_dtype(t) for t in dtypes)
+    expression = trace(formula, inputs)
+    outputs = (as_dtype(result or dtypes[0]),)
+    program = Program("elementwise", outputs, inputs, (), expression, modes, rank)
+    (step,) = plan_of(program, words, NO_GPU).steps
+    return step, "#define PN_TEXT text\n" + lower.text(program, step)
+
+
+def tanh_sum(x, y):
+    return tanh(x) + y
+
+
+CODE = {
+    # name: the launch, and loads and stores that its code must have
+    "contiguous": (
+        elementwise(tanh_sum, ["float32"] * 2, "ccc", [4096, 0, 0, 0]),
+        ["LDG.E.128", "STG.E.128"],
+    ),
+    "of 16 bits": (
+        elementwise(tanh_sum, ["bfloat16"] * 2, "ccc", [4096, 0, 0, 0]),
+        ["LDG.E.128", "STG.E.128"],
+    ),
+    "a row for all rows": (
+        elementwise(
+            tanh_sum, ["float32"] * 2, "ccv", [4096, 0, 0, 0, 64, 64, 0, 1], rank=2
+        ),
+        ["LDG.E.128", "STG.E.128"],
+    ),
+    "an odd offset": (
+        elementwise(tanh_sum, ["float32"] * 2, "ccc", [4096, 0, 1, 0]),
+        ["LDG.E", "STG.E"],
+    ),
+    "to bytes": (
+        elementwise(lambda x: x > 0, ["float32"], "cc", [4096, 0, 0], result="bool"),
+        ["LDG.E.128", "STG.E"],
+    ),
+}
+
+
+@pytest.mark.parametrize("arch", ["75", "90a", "120"])
+@pytest.mark.parametrize("name", CODE)
+def test_elementwise_code_keeps_to_registers_and_moves_wide(name, arch):
+    (step, text), moves = CODE[name]
+    (entry,) = compiled.entries(text, arch).values()
+    assert (entry.spills, entry.stack) == (0, 0)
+    assert entry.registers <= 64, "a multiprocessor holds few blocks"
+    assert all(entry.count(move) for move in moves), (moves, entry.code)
 
 
 # ------------------------------------------------------------------------- graphs

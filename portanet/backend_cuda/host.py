@@ -301,6 +301,7 @@ class Host:
         self.recorder = self.call("cuStreamCreate", 1)  # of graphs; runs nothing
         self.pool = self._create_pool()
         self.used = self.peak = 0
+        self.exiting = _exiting
         self.lost = ""
         self.stream_number = int(self.stream)
         self.pool_number = int(self.pool)
@@ -399,7 +400,7 @@ class Host:
         """Give memory back once the stream is past what uses it. Runs anywhere, also
         inside the garbage collector; at exit the driver frees all by itself."""
         self.used -= nbytes
-        if not _exiting:
+        if not self.exiting:
             self.driver.cuMemFreeAsync(address, self.stream)
 
     def reserved(self) -> int:

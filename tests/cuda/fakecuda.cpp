@@ -485,7 +485,7 @@ API int cuStreamEndCapture(Stream *s, Graph **g) {
     s->capture = nullptr;
     return failed;
 }
-API int cuGraphInstantiate(Graph **made, Graph *g, unsigned long long) {
+API int cuGraphInstantiateWithFlags(Graph **made, Graph *g, unsigned long long) {
     ++calls["cuGraphInstantiate"];
     return *made = new Graph(*g), 0;
 }
@@ -529,8 +529,12 @@ API int cuGetProcAddress_v2(const char *name, void **p, int, uint64_t, int *stat
         dladdr((void *)cuInit, &info);
         self = dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
     }
-    const bool asks_itself = !strcmp(name, "cuGetProcAddress");
-    *p = asks_itself ? (void *)cuGetProcAddress_v2 : dlsym(self, name);
+    static const std::map<std::string, const char *> other{
+        {"cuGetProcAddress", "cuGetProcAddress_v2"},
+        {"cuGraphInstantiate", "cuGraphInstantiateWithFlags"},
+    };
+    auto found = other.find(name);
+    *p = dlsym(self, found == other.end() ? name : found->second);
     if (!*p) *p = missing(name);
     if (status) *status = 0;
     return SUCCESS;

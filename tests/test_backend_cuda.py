@@ -295,6 +295,15 @@ def test_the_texts_are_kept_under_the_names_of_their_entries(backend):
     assert texts[0].read_text().startswith(f"#define PN_TEXT {texts[0].stem}\n")
 
 
+@pytest.mark.parametrize("n", [1, 65, 1025, 5000])
+def test_long_rows_are_sorted_in_runs_that_are_merged(n):
+    rng = np.random.default_rng(n)
+    values = rng.integers(0, n // 3 + 2, (2, n)).astype("f4")
+    values[:, :: n // 7 + 1] = np.nan
+    places = pn.argsort(on_gpu(values), axis=1).numpy()
+    assert np.array_equal(places, np.argsort(values, axis=1, kind="stable"))
+
+
 def elementwise(formula, dtypes, modes, words, rank=0, result=None):
     """The text of an elementwise launch."""
     inputs = tuple(as_dtype(t) for t in dtypes)

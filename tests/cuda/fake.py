@@ -17,19 +17,20 @@ FLAGS = "-std=c++17 -O1 -ffp-contract=off -w -fPIC -shared"
 KERNEL = f"g++ {FLAGS} -DPN_SIMULATED -x c++ -I {HERE}"
 
 
-def folder() -> Path:
-    """Where the driver and the kernels built for it are."""
-    data = b"".join((HERE / name).read_bytes() for name in SOURCES) + KERNEL.encode()
-    name = hashlib.sha256(data).hexdigest()[:16]
-    return HERE.parents[1] / "build" / "fakecuda" / name
+def folder(kind: str, *sources: str) -> Path:
+    """A folder for what is made of these files."""
+    data = b"".join((HERE / name).read_bytes() for name in sources) + KERNEL.encode()
+    name = f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}"
+    made = HERE.parents[1] / "build" / "fakecuda" / name
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def build() -> Path:
     """The folder that holds libcuda.so.1, which is built unless it is there."""
-    there = folder()
+    there = folder("driver", *SOURCES)
     library = there / "libcuda.so.1"
     if not library.exists():
-        (there / "texts").mkdir(parents=True, exist_ok=True)
         made = there / f"{os.getpid()}.so"
         soname = "-Wl,-soname,libcuda.so.1"
         sources = [str(HERE / name) for name in SOURCES if name.endswith(".cpp")]
@@ -42,11 +43,12 @@ def build() -> Path:
 def environment() -> dict[str, str]:
     """What a process that uses the fake driver needs."""
     there = build()
+    texts = str(folder("texts", "cusim.h"))
     return {
         "FAKECUDA_GPUS": "2",
-        "FAKECUDA_TEXTS": str(there / "texts"),
+        "FAKECUDA_TEXTS": texts,
         "FAKECUDA_BUILD": KERNEL,
-        "PORTANET_CUDA_TEXTS": str(there / "texts"),
+        "PORTANET_CUDA_TEXTS": texts,
         "LD_LIBRARY_PATH": str(there),
     }
 
@@ -56,4 +58,4 @@ def install() -> ctypes.CDLL:
     for name, value in environment().items():
         if name != "LD_LIBRARY_PATH":
             os.environ.setdefault(name, value)
-    return ctypes.CDLL(str(folder() / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(build() / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)

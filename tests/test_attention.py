@@ -280,6 +280,8 @@ def test_compiled_attention_is_one_launch_each_way(device):
         kernels = re.findall(r"^ *\d+ (\w+)", text, re.MULTILINE)
         assert kernels.count("attention") == 2, text
         assert "attention_grad" in text
+        pairs = 40 * 41 // 2  # of a causal product, for 2 x 3 heads of width 8
+        assert str(2 * 6 * pairs * 16) in text and str(2 * 6 * pairs * 40) in text
 
 
 @pytest.mark.parametrize("change, message, error", [

@@ -18,9 +18,10 @@ class Block(nn.Module):
 
     def attend(self, x):
         batch, length, width = x.shape
-        size = width // self.heads
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, size)
-        q, k, v = pn.unstack(pn.permute_dims(qkv, (2, 0, 3, 1, 4)))
+        q, k, v = (
+            pn.permute_dims(x.reshape(batch, length, self.heads, -1), (0, 2, 1, 3))
+            for x in pn.split(self.qkv(x), width, axis=-1)
+        )
         y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(pn.permute_dims(y, (0, 2, 1, 3)).reshape(batch, length, width))
 

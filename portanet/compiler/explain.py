@@ -52,7 +52,21 @@ def _flops(w: Work) -> int:
     if w.program is not None and w.program.kernel == "convolve":
         taps = w.words[7:13]  # of a result, the sizes of y and of the kernel
         return 2 * math.prod(w.words[:4]) * math.prod(taps)
+    if w.program is not None and w.program.kernel == "attention":
+        return _attention_flops(w)
     return math.prod(w.ins[0].layout.shape) if w.ins else 0
+
+
+def _attention_flops(w: Work) -> int:
+    """Of the products alone: two forward, five backward, of the pairs that are not causal."""
+    batch, heads, _, queries, keys, width, values, is_causal = w.words[:8]
+    pairs = queries * keys
+    if is_causal:
+        n = min(queries, keys)
+        pairs = n * (n + 1) // 2 + (queries - n) * keys
+    is_forward = w.program is not None and w.program.options[0] == "forward"
+    columns = width + values if is_forward else 3 * width + 2 * values
+    return 2 * batch * heads * pairs * columns
 
 
 def rows(plan: Plan) -> list[Row]:

@@ -285,3 +285,12 @@ def test_what_webgpu_lacks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(web, "LARGEST", 1000)
     with pytest.raises(ValueError, match="x takes 1004 bytes, more than the 1000"):
         pn.export_web(lambda x: x + 1, (pn.ones(251),), tmp_path)
+
+
+def test_work_on_constants_is_left_to_the_page():
+    """The first states of a recurrent layer are constants, which nothing runs here."""
+    layer, x = nn.LSTM(4, 5, num_layers=2, bidirectional=True), pn.ones((3, 2, 4))
+    page = web.Page(web.record(lambda x: layer(x)[0].detach(), (x,)))
+    assert sum("recurrent" in s["kernel"] for s in page.steps) == 4 * (1 + 3)
+    errors = compile_all(page.kernels)
+    assert not {name: e for name, e in errors.items() if e}

@@ -10,7 +10,9 @@ MAX_BYTES = 1 << 20  # of a result that the plan keeps for as long as it lives
 
 
 def hoist(graph: Graph) -> None:
-    """Results of constants become constants."""
+    """Results of constants become constants, where the device runs what it is given."""
+    if not getattr(graph.device.backend, "runs", True):
+        return
     writers = graph.writers()
     kept = []
     for w in graph.work:

@@ -106,6 +106,7 @@ class Target:
     """A backend that runs nothing: launches are their steps, uploads their values."""
 
     name = "web"
+    runs = False
     dtypes = frozenset((bool_, int32, uint32, float32))
     max_operands = BUFFERS - 1  # one binding is left for the status
     writes_in_place = False

@@ -471,6 +471,30 @@ def test_convolutions_take_each_entry(launch, entries):
     assert entries == {"tile", "each", "combine"}
 
 
+# ---- fold and resample: as the cpu's, which have their own tests
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_fold_is_the_cpus(name, launch):
+    for planes, y, q, t, stride, dilation in [
+        (3, (7, 9), (3, 4), (3, 2), (2, 2), (1, 1)),
+        (2, (5, 6), (3, 2), (2, 3), (1, 3), (2, 1)),
+    ]:
+        x = draw((planes, *t, *q), name)
+        words = [planes * y[0] * y[1], planes, *y, *q, *t, *stride, *dilation, 0]
+        given = ("fold", words, [(name, words[0])], [x])
+        np.testing.assert_allclose(launch(*given), cases.launch(*given), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_resample_is_the_cpus(name, launch):
+    x, first = draw((3, 11, 5), name), np.array([0, 3, 7, 8, 2, 1], np.int32)
+    weights = draw((6, 3), name, 1)
+    words = [3 * 6 * 5, 3, 6, 5, 11, 3, 0, 0, 0]
+    given = ("resample", words, [(name, words[0])], [x, first, weights])
+    np.testing.assert_allclose(launch(*given), cases.launch(*given), 1e-5, 1e-6)
+
+
 # ---- What they compile to
 
 
@@ -510,6 +534,16 @@ def rows_words(kernel, name, count, inner, size):
 def random_words(n):
     bits = as_dtype("uint32")
     return Program("random", (bits, bits), (bits,)), [n, n // 4, 0]
+
+
+def fold_words(name):
+    sizes = [4096, 1, 64, 64, 62, 62, 3, 3, 1, 1, 1, 1, 0]
+    return program("fold", name, (name,)), sizes
+
+
+def resample_words(name):
+    made = program("resample", name, (name, "int32", name))
+    return made, [3 * 64 * 5, 3, 64, 5, 32, 2, 0, 0, 0]
 
 
 def pool_words(name):
@@ -571,6 +605,8 @@ CODE = {
     "convolve weight": (convolution_words("weight"), {"FFMA": 512}),
     "convolve depthwise": (convolution_words("forward", 1, 128), {}),
     "convolve narrow": (convolution_words("forward", 16), {"FFMA": 256}),
+    "fold": (fold_words("float32"), {}),
+    "resample": (resample_words("float32"), {}),
     "pool": (pool_words("float32"), {}),
     "sum of float16": (reduction("sum", "float16", 4096, 4096, True), {"LDG.E.128": 4}),
 }  # fmt: skip

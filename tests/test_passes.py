@@ -472,3 +472,23 @@ def test_a_limit_that_can_t_be_met_names_the_least(place):
     graph = graph_of(place, again, *[(64, 64)] * 4)
     with pytest.raises(OutOfMemoryError, match=r"is 10 bytes, and \d+ is the least"):
         optimise(graph, memory_limit=10)
+
+
+def test_the_largest_first_share_memory_without_meeting(place):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        graph = Graph(place)
+        slots = [graph.slot(int(n)) for n in rng.integers(1, 1000, 25)]
+        handles = [Handle(s, layout((1,), float32, place)) for s in slots]
+        # Each is written by one piece of work and read by a later one.
+        for k in range(40):
+            ins = [h for h in handles[:k] if rng.random() < 0.1]
+            outs = [handles[k]] if k < len(handles) else []
+            graph.work.append(Work(outs, ins, "test", "?"))
+        made, spans = memory.least(graph), memory.lifetimes(graph)
+        assert made.nbytes <= memory.plan(graph).nbytes
+        for a in spans:
+            assert made.sizes[made.block_of[a]] >= graph.slots[a].nbytes
+            for b in spans:
+                meet = spans[a][0] <= spans[b][1] and spans[b][0] <= spans[a][1]
+                assert a == b or not meet or made.block_of[a] != made.block_of[b]

@@ -78,7 +78,7 @@ class Plan:
         `targets`: number of a result -> where it is assigned."""
         backend = graph.device.backend
         self.graph, self.backend = graph, backend
-        self.memory = memory.plan(graph)
+        self.memory = memory.least(graph)
         self.lock = threading.Lock()
         self.launches: list[tuple[Callable, tuple[int, ...]]] = []
         self.programs: list[Program] = []

@@ -35,7 +35,7 @@ struct Place { b: u32, h: u32, row: u32, column: u32, is_there: bool }
 fn place_of(
     group: vec3<u32>, groups: vec3<u32>, thread: u32, heads: u32, rows: u32, fours: u32,
 ) -> Place {
-    let number = group.x + group.y * groups.x;
+    let number = group_number(group, groups);
     let chunks = (fours + CHUNK - 1u) / CHUNK;
     let blocks = (rows + 63u) / 64u;
     let head = number / chunks / blocks;
@@ -129,7 +129,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    if (P(9u) != 0u && group.x + group.y * groups.x + thread == 0u) { pass_state_on(); }
+    if (P(9u) != 0u && group_number(group, groups) + thread == 0u) { pass_state_on(); }
     let p = place_of(group, groups, thread, P(1u), P(3u), value_fours());
     if (!p.is_there) { return; }
     let g = p.h / (P(1u) / P(2u));

@@ -1,5 +1,6 @@
-// y[r, :]: the places of x[r] in order, of equals the first first, NaN above all.
-// words: rows, n, offset, row_stride, step, then for merge the length of the runs.
+// y[r, :kept]: the places of x[r] in order, of equals the first first, NaN above all.
+// words: rows, n, kept, offset, row_stride, step, then for merge the length of the runs.
+// Here kept is of the buffer that is written: n but in the last step.
 //
 // runs: a block sorts PN_RUN neighbours of a row in shared memory, by a bitonic network
 // (Batcher, AFIPS 1968). The place is part of the order, so no two elements are equal.
@@ -31,7 +32,7 @@ PN_ENTRY(runs, PN_RUN / 2)(int *__restrict__ y, const PN_X0 *__restrict__ x, PN_
     const int t = threadIdx.x;
     for (int k = t; k < PN_RUN; k += PN_RUN / 2) {
         const bool is_there = first + k < n;
-        if (is_there) keys[k] = pn_load(x, P[2] + row * P[3] + (first + k) * P[4]);
+        if (is_there) keys[k] = pn_load(x, P[3] + row * P[4] + (first + k) * P[5]);
         else keys[k] = C(0);
         places[k] = is_there ? (int)(first + k) : NONE;
     }
@@ -50,7 +51,7 @@ PN_ENTRY(runs, PN_RUN / 2)(int *__restrict__ y, const PN_X0 *__restrict__ x, PN_
         }
     __syncthreads();
     for (int k = t; k < PN_RUN; k += PN_RUN / 2)
-        if (first + k < n) y[row * n + first + k] = places[k];
+        if (first + k < P[2]) y[row * P[2] + first + k] = places[k];
 }
 PN_EXPORT(runs)
 #endif
@@ -59,26 +60,27 @@ PN_EXPORT(runs)
 PN_ENTRY(merge, 256)
 (int *__restrict__ y, const int *__restrict__ places, const PN_X0 *__restrict__ x, PN_P P) {
     const long long e = (long long)blockIdx.x * 256 + threadIdx.x;
-    const long long n = P[1], run = P[5];
+    const long long n = P[1], run = P[6];
     if (e >= P[0] * n) return;
     const long long row = e / n, p = e - row * n;
     const long long mine = p / run * run, pair = p / (2 * run) * (2 * run);
     const long long other = mine == pair ? mine + run : pair;
     const long long end = other + run < n ? other + run : n;
-    const long long at = P[2] + row * P[3];
+    const long long at = P[3] + row * P[4];
     const int place = places[e];
-    const C key = pn_load(x, at + place * P[4]);
+    const C key = pn_load(x, at + place * P[5]);
     long long low = other, high = end;
     while (low < high) {
         const long long middle = low + (high - low) / 2;
         const int seen = places[row * n + middle];
-        if (is_before(pn_load(x, at + seen * P[4]), seen, key, place))
+        if (is_before(pn_load(x, at + seen * P[5]), seen, key, place))
             low = middle + 1;
         else
             high = middle;
     }
     const long long before = low > other ? low - other : 0;
-    y[row * n + pair + (p - mine) + before] = place;
+    const long long to = pair + (p - mine) + before;
+    if (to < P[2]) y[row * P[2] + to] = place;
 }
 PN_EXPORT(merge)
 #endif

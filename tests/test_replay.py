@@ -6,7 +6,9 @@ import pytest
 import portanet as pn
 from portanet import arrays, nn, optim
 from portanet.compiler import reuse
+from portanet.devices import Device
 from tests.conftest import PRESENT
+from tests.null_backend import NullBackend
 
 
 def perceptron(device, optimizer=optim.Adam, sizes=(20, 16, 16, 4)):
@@ -305,6 +307,24 @@ def test_the_pace_follows_what_the_device_can_do(monkeypatch):
     assert device.limit <= 1e8 * pace.WANTED_S
     run(1.0, 1e9)
     assert device.limit == pace.LEAST
+
+
+# How many launches ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam])
+def test_a_compiled_step_has_fewer_launches_than_eager(optimizer):
+    place = Device("null", NullBackend())
+    launched = place.backend.launched
+    counts = []
+    for wrap in (lambda f: f, pn.compile):
+        step, _, batch = perceptron(place, optimizer)
+        run = wrap(step)
+        run(*batch), run(*batch)
+        launched.clear()
+        run(*batch)
+        counts.append(len(launched))
+    assert counts[1] <= 0.8 * counts[0], counts
 
 
 # Before the first replay -------------------------------------------------------------------------

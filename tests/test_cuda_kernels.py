@@ -7,7 +7,6 @@ read. Not shown here: speed, and races between blocks.
 """
 
 import functools
-import os
 import shutil
 
 import numpy as np
@@ -38,13 +37,13 @@ def entries():
 
 
 @pytest.fixture
-def launch(entries):
+def launch(entries, monkeypatch):
     """As `launch` of the cpu backend's tests, in every order: the bits must be the same."""
 
     def launch(*arguments, **named):
         found = []
         for order in ORDERS:
-            os.environ["CUSIM_ORDER"] = order
+            monkeypatch.setenv("CUSIM_ORDER", order)
             found.append(simulate.launch(*arguments, **named, entries=entries))
         first, *others = (x if isinstance(x, list) else [x] for x in found)
         for other in others:

@@ -10,8 +10,8 @@
 //
 // and whatever the variant chooses (`defines` of a Step in plan.py). Where a kernel is
 // compiled there are no headers, not even CUDA's; a line `#include "tile.cuh"` is replaced
-// by that file of this folder. It holds
-// templated __device__ bodies, and an entry for each variant:
+// by that file of this folder. It holds templated __device__ bodies, and an entry for each
+// variant:
 //
 //   PN_ENTRY(rows, 256)(PN_Y0 *__restrict__ y, const PN_X0 *__restrict__ x, PN_P P) {
 //       rows_body<256>(y, x, P);

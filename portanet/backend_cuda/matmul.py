@@ -143,10 +143,10 @@ def _tiled(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     width = min(16 // program.inputs[0].itemsize, 4)
     a = _operand("A", words, 0, width)
     b = _operand("B", words, 1, width)
-    # Loads one by one, or of narrow elements, need more registers than two blocks leave;
-    # so does what NVRTC 13.5 makes for sm_120.
-    is_heavy = 1 in (a["PN_A_VECTOR"], b["PN_B_VECTOR"]) or gpu.arch >= 100
-    is_heavy = is_heavy or program.inputs[0].itemsize < 4
+    # Loads one by one, or of narrow elements, need more registers than two blocks leave.
+    is_heavy = (
+        1 in (a["PN_A_VECTOR"], b["PN_B_VECTOR"]) or program.inputs[0].itemsize < 4
+    )
     defines = {
         **tile.defines(),
         # Nor does NVRTC 13.5 keep to 128 registers for sm_120, where it spills 28 bytes.

@@ -71,7 +71,7 @@ def main():
     args = kit.arguments(__doc__, data=["digits", "mnist", "fashion"])
     change = t.Compose([t.Resize(16), t.ToTensor()])
     (x, y), (test, _) = (kit.tensors(d, change) for d in kit.images(args))
-    steps, width = kit.pick(args, 3000, 500), kit.pick(args, 32, 16, 4)
+    steps, width = kit.pick(args, 3000, 400), kit.pick(args, 32, 8, 4)
     batch = kit.pick(args, 64, 32, 4)
     judge = trained_classifier(args, x, y, kit.pick(args, 300, 100))
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .dtypes import Dtype, promote, scalar_dtype
 
 OPS: dict[str, Op] = {}
+PARTS: dict[str, Op] = {}  # those with a kernel that are not listed
 LONGEST_ROW = (
     1 << 14
 )  # that a formula sums: what stays in a cache while it is read again
@@ -92,10 +93,10 @@ class Op:
     listed: bool = True  # False: a part of another operator, tested through it
 
     def __post_init__(self):
-        if self.listed:
-            if self.name in OPS:
+        if self.listed or self.kernel:
+            if named(self.name) is not None:
                 raise ValueError(f"operator {self.name!r} is already defined")
-            OPS[self.name] = self
+            (OPS if self.listed else PARTS)[self.name] = self
         self.__doc__ = self.doc
         self.__name__ = self.name
 
@@ -150,6 +151,11 @@ class Op:
                 f"{self.name}: {value} does not fit {dtype.name}; "
                 "cast the tensor with astype first"
             ) from None
+
+
+def named(name: str) -> Op | None:
+    """The operator of this name: a listed one, or a part with a kernel."""
+    return OPS.get(name) or PARTS.get(name)
 
 
 def grad_of(op: Op, i: int) -> Callable | None:

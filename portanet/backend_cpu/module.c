@@ -523,7 +523,7 @@ static PyType_Spec sequence_spec = {
 static PyObject *free_buffer(PyObject *old) {
     PyObject *x = PyTuple_GetItem(old, 1);  // the owner
     long refs = PyLong_AsLong(PyTuple_GetItem(old, 3));
-    if (PyTuple_GetItem(old, 2) == Py_True) {
+    if (PyObject_IsTrue(PyTuple_GetItem(old, 2))) {
         PyObject *tensor = PyObject_GetAttr(x, name_grad);
         int alone = tensor && tensor != Py_None && Py_REFCNT(tensor) == 2;
         x = alone ? PyObject_GetAttr(tensor, name_value) : NULL;

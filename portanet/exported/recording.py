@@ -20,7 +20,7 @@ from ..compiler.graph import _needed
 from ..compiler.lazy import Lazy, Source, TraceError
 from ..creation import tensor
 from ..dtypes import Dtype
-from ..op import OPS, Op, Spec
+from ..op import Op, Spec, named
 from ..scalars import Expression, Scalar
 from . import names
 
@@ -318,7 +318,7 @@ class _Formula(Emitter):
 def _call(call: Any, args: tuple[int, ...]) -> Call:
     """A call as it is kept: by the operator's name, or by what it computes."""
     op = call.op
-    if OPS.get(op.name) is op:
+    if named(op.name) is op:
         return Call(op, args, call.static, call.specs)
     if op.formula is None:
         raise TypeError(f"export: {op.name} is not listed and has no formula to keep")

@@ -21,6 +21,7 @@ typedef struct _object {
 } PyObject;
 #define PyObject_HEAD PyObject ob_base;
 #define Py_TYPE(o) (((PyObject *)(o))->ob_type)
+#define Py_REFCNT(o) (((PyObject *)(o))->ob_refcnt)
 
 // ---- References
 void Py_IncRef(PyObject *);
@@ -111,6 +112,7 @@ void *PyMem_Malloc(size_t);
 void *PyMem_Calloc(size_t, size_t);
 void *PyMem_Realloc(void *, size_t);
 void PyMem_Free(void *);
+PyObject *PyObject_GetAttr(PyObject *, PyObject *);
 PyObject *PyObject_GetAttrString(PyObject *, const char *);
 PyObject *PyObject_CallNoArgs(PyObject *);
 PyObject *PyObject_CallMethod(PyObject *, const char *, const char *, ...);
@@ -118,11 +120,15 @@ PyObject *PyImport_ImportModule(const char *);
 
 // ---- Values
 PyObject *PyLong_FromLong(long);
+PyObject *PyLong_FromSsize_t(Py_ssize_t);
 PyObject *PyLong_FromLongLong(long long);
 PyObject *PyLong_FromVoidPtr(void *);
+int PyObject_IsTrue(PyObject *);
 long PyLong_AsLong(PyObject *);
+Py_ssize_t PyLong_AsSsize_t(PyObject *);
 long long PyLong_AsLongLong(PyObject *);
 PyObject *PyUnicode_FromString(const char *);
+PyObject *PyUnicode_InternFromString(const char *);
 PyObject *PyUnicode_FromFormat(const char *, ...);
 const char *PyUnicode_AsUTF8AndSize(PyObject *, Py_ssize_t *);
 extern PyTypeObject PyTuple_Type, PyList_Type;

@@ -1,4 +1,4 @@
-// Sums and maxima of a row, for the kernels that pass over a row more than once. The order
+// Sums over a row, for the kernels that pass over a row more than once. The order
 // of a sum depends on its length only: a vector of sums runs over BLOCK elements, its lanes
 // are added by halving, and blocks one after the other in float64.
 #ifndef PN_ROWS_H
@@ -22,7 +22,7 @@ typedef double loose_f64 __attribute__((vector_size(64), aligned(8)));
 
 // NAME_S(PARAMS, n): the sum over i < n of VALUE(AT), where AT(p) is p[i].
 #define DEFINE_SUM(NAME, T, S, PARAMS, VALUE)                                          \
-    __attribute__((unused)) static double NAME##_##S(PARAMS, int64_t n) {              \
+    static double NAME##_##S(PARAMS, int64_t n) {                                      \
         const int64_t lanes = sizeof(vec_##S) / sizeof(T);                             \
         double all = 0;                                                                \
         for (int64_t i = 0; i < n;) {                                                  \
@@ -47,27 +47,4 @@ DEFINE_SUM(dot, float, f32, const float *a COMMA const float *b, PRODUCT)
 DEFINE_SUM(dot, double, f64, const double *a COMMA const double *b, PRODUCT)
 DEFINE_SUM(spread, float, f32, const float *x COMMA float middle, DISTANCE)
 DEFINE_SUM(spread, double, f64, const double *x COMMA double middle, DISTANCE)
-
-// NaN if there is one.
-#define DEFINE_LARGEST(T, S)                                                           \
-    __attribute__((unused)) static T largest_##S(const T *x, int64_t n) {              \
-        const int64_t lanes = sizeof(vec_##S) / sizeof(T);                             \
-        T best = x[0];                                                                 \
-        int64_t i = 0;                                                                 \
-        if (n >= lanes) {                                                              \
-            vec_##S most = VECTOR_AT_##S(x);                                           \
-            for (i = lanes; i + lanes <= n; i += lanes) {                              \
-                vec_##S v = VECTOR_AT_##S(x);                                          \
-                __typeof__(v > v) wins = (v > most) | (v != v);                        \
-                most = (vec_##S)(((__typeof__(wins))v & wins) |                        \
-                                 ((__typeof__(wins))most & ~wins));                    \
-            }                                                                          \
-            for (int64_t l = 0; l < lanes; l++)                                        \
-                best = most[l] > best || most[l] != most[l] ? most[l] : best;          \
-        }                                                                              \
-        for (; i < n; i++) best = x[i] > best || x[i] != x[i] ? x[i] : best;           \
-        return best;                                                                   \
-    }
-DEFINE_LARGEST(float, f32)
-DEFINE_LARGEST(double, f64)
 #endif

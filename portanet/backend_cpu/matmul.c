@@ -5,7 +5,8 @@
 // after Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (ACM TOMS
 // 34, 2008): panels of b of TILE_COLUMNS columns and panels of a of TILE_ROWS rows are
 // packed, and TILE_ROWS x TILE_COLUMNS sums stay in registers. Panels of a keep the order
-// that a has, rows or columns, so packing a never transposes. Products with a vector read
+// that a has, rows or columns, so packing a never transposes; columns are mostly read where
+// they lie. Products with a vector read
 // the matrix once, in its own order. Integers wrap; they compute as unsigned.
 //
 // words: batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row, b_column,
@@ -47,6 +48,9 @@
 #define COLUMN_BLOCK ((int64_t)2048)   // sums kept in L1 while columns stream by
 // Up to so many rows, reading b in place is cheaper than packing it.
 #define DIRECT_ROWS ((int64_t)4 * TILE_ROWS)
+// Columns so far apart, or a multiple of it, share one set of L1 and a few of L2: of a
+// panel's they would push each other out before the next panel reads the same lines.
+#define SAME_SET ((int64_t)4096)
 // A piece of work worth a thread, in multiply-adds: about 10 us of one core.
 #define PIECE ((int64_t)1 << 19)
 // The same for products with a vector, which memory bounds.
@@ -69,6 +73,7 @@ typedef struct {
     const int64_t *shape, *a_strides, *b_strides;
     int64_t tile_height, tile_width, tiles_down, tiles_across;
     bool a_in_columns;  // panels of a hold columns, because a's columns are contiguous
+    bool a_direct;      // and are read where they lie
     bool b_direct;      // full panels of b are read where they lie
     bool dots;          // for a vector: rows of the matrix are contiguous, not columns
 } product;
@@ -262,6 +267,8 @@ void PN_KERNEL(matmul)(const pn_args *args) {
     }
     cut(&p);
     p.a_in_columns = p.a.row == 1 && p.a.column != 1;
+    p.a_direct = p.a_in_columns && p.a.dtype == p.compute &&
+                 p.a.column * pn_itemsize(p.compute) % SAME_SET != 0;
     p.b_direct = p.b.column == 1 && p.b.dtype == p.compute && p.m <= DIRECT_ROWS;
     int64_t width = rounded_up(p.tile_width, NARROWEST);
     int64_t grain = PIECE / (p.tile_height * width * p.k) + 1;

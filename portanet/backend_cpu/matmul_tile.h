@@ -67,25 +67,27 @@ static inline __attribute__((always_inline)) void TYPE(micro)(
         }
 }
 
-// Panels of a are kept as they lie: rows of DEPTH_STEP elements, or columns of TILE_ROWS.
+// Panels of a keep the order that a has: rows of DEPTH_STEP elements, or columns, which
+// are a_step elements apart.
 #define MICRO(ROWS)                                                                    \
     static void TYPE(micro_rows_##ROWS)(                                               \
-        int64_t depth, const T *a, const T *b, int64_t b_step, T *c, int64_t c_row,    \
-        int64_t height, int64_t width, bool add) {                                     \
+        int64_t depth, const T *a, int64_t a_step, const T *b, int64_t b_step, T *c,   \
+        int64_t c_row, int64_t height, int64_t width, bool add) {                      \
+        (void)a_step;                                                                  \
         TYPE(micro)(ROWS, DEPTH_STEP, 1, depth, a, b, b_step, c, c_row, height, width, \
                     add);                                                              \
     }                                                                                  \
     static void TYPE(micro_columns_##ROWS)(                                            \
-        int64_t depth, const T *a, const T *b, int64_t b_step, T *c, int64_t c_row,    \
-        int64_t height, int64_t width, bool add) {                                     \
-        TYPE(micro)(ROWS, 1, TILE_ROWS, depth, a, b, b_step, c, c_row, height, width,  \
+        int64_t depth, const T *a, int64_t a_step, const T *b, int64_t b_step, T *c,   \
+        int64_t c_row, int64_t height, int64_t width, bool add) {                      \
+        TYPE(micro)(ROWS, 1, a_step, depth, a, b, b_step, c, c_row, height, width,     \
                     add);                                                              \
     }
 #define MICRO_PAIR(ROWS) {TYPE(micro_rows_##ROWS), TYPE(micro_columns_##ROWS)}
 EACH_HEIGHT(MICRO, )
 
-typedef void (*TYPE(micro_fn))(int64_t, const T *, const T *, int64_t, T *, int64_t,
-                               int64_t, int64_t, bool);
+typedef void (*TYPE(micro_fn))(int64_t, const T *, int64_t, const T *, int64_t, T *,
+                               int64_t, int64_t, int64_t, bool);
 // By (rows + 1) / 2 - 1, and by whether the panel is kept in columns.
 static const TYPE(micro_fn) TYPE(micros)[][2] = {EACH_HEIGHT(MICRO_PAIR, COMMA)};
 
@@ -116,12 +118,14 @@ static void TYPE(pack_a)(const product *p, const operand *a, int64_t i, int64_t 
 }
 
 // Panels of `height` rows of a. Columns are taken a few at a time, for all panels, so that
-// a cache line that spans two panels is read once.
+// a cache line that spans two panels is read once. Of those that are read where they lie
+// only an odd one, the last, is packed.
 static void TYPE(pack_block)(const product *p, const operand *a, int64_t i, int64_t l,
                              int64_t height, int64_t depth, T *panels) {
-    int64_t step = p->a_in_columns ? 16 : depth;
+    int64_t step = p->a_in_columns ? 16 : depth, first = 0;
+    if (p->a_direct) first = height & 1 ? height - height % TILE_ROWS : height;
     for (int64_t d = 0; d < depth; d += step)
-        for (int64_t r = 0; r < height; r += TILE_ROWS)
+        for (int64_t r = first; r < height; r += TILE_ROWS)
             TYPE(pack_a)(p, a, i + r, l + d, smaller(height - r, TILE_ROWS),
                          smaller(depth - d, step),
                          panels + r * DEPTH_STEP + d * (p->a_in_columns ? TILE_ROWS : 1));
@@ -209,17 +213,21 @@ static void TYPE(multiply_panels)(const product *p, const tile *t, int64_t l,
                                   int64_t depth, int64_t j, int64_t width, int64_t i,
                                   int64_t height, const T *a_panels, const T *b_panels,
                                   T *c, int64_t c_row) {
-    const T *direct = (const T *)t->b.data + t->b.offset + l * t->b.row;
+    const T *direct_a = (const T *)t->a.data + t->a.offset + l * t->a.column + i;
+    const T *direct_b = (const T *)t->b.data + t->b.offset + l * t->b.row;
     for (int64_t jj = 0; jj < width; jj += TILE_COLUMNS) {
         int64_t w = smaller(width - jj, TILE_COLUMNS);
         bool packed = !p->b_direct || w < TILE_COLUMNS;
-        const T *b = packed ? b_panels + jj * depth : direct + j + jj;
+        const T *b = packed ? b_panels + jj * depth : direct_b + j + jj;
         int64_t b_step = packed ? TILE_COLUMNS : t->b.row;
         for (int64_t ii = 0; ii < height; ii += TILE_ROWS) {
             int64_t h = smaller(height - ii, TILE_ROWS);
+            bool a_packed = !p->a_direct || h & 1;
+            const T *a = a_packed ? a_panels + ii * DEPTH_STEP : direct_a + ii;
+            int64_t a_step = a_packed ? TILE_ROWS : t->a.column;
             T *at = c + (i - t->i + ii) * c_row + j - t->j + jj;
             TYPE(micros)[(h - 1) / 2][p->a_in_columns](
-                depth, a_panels + ii * DEPTH_STEP, b, b_step, at, c_row, h, w, l > 0);
+                depth, a, a_step, b, b_step, at, c_row, h, w, l > 0);
         }
     }
 }

@@ -48,9 +48,11 @@
 #define COLUMN_BLOCK ((int64_t)2048)   // sums kept in L1 while columns stream by
 // Up to so many rows, reading b in place is cheaper than packing it.
 #define DIRECT_ROWS ((int64_t)4 * TILE_ROWS)
-// Columns so far apart, or a multiple of it, share one set of L1 and a few of L2: of a
-// panel's they would push each other out before the next panel reads the same lines.
+// Columns so far apart, or a multiple of it, share one set of L1 and a few of L2: those of
+// a panel push each other out before they are read again, for the next panel of b. Up to
+// so many columns of b that costs less than packing a.
 #define SAME_SET ((int64_t)4096)
+#define FEW_COLUMNS ((int64_t)128)
 // A piece of work worth a thread, in multiply-adds: about 10 us of one core.
 #define PIECE ((int64_t)1 << 19)
 // The same for products with a vector, which memory bounds.
@@ -268,7 +270,8 @@ void PN_KERNEL(matmul)(const pn_args *args) {
     cut(&p);
     p.a_in_columns = p.a.row == 1 && p.a.column != 1;
     p.a_direct = p.a_in_columns && p.a.dtype == p.compute &&
-                 p.a.column * pn_itemsize(p.compute) % SAME_SET != 0;
+                 (p.tile_width <= FEW_COLUMNS ||
+                  p.a.column * pn_itemsize(p.compute) % SAME_SET != 0);
     p.b_direct = p.b.column == 1 && p.b.dtype == p.compute && p.m <= DIRECT_ROWS;
     int64_t width = rounded_up(p.tile_width, NARROWEST);
     int64_t grain = PIECE / (p.tile_height * width * p.k) + 1;

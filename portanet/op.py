@@ -67,7 +67,8 @@ class Op:
     cases(rng) -> list of Case, which every backend must pass; `bad`: what must be refused.
     How it is computed, one of:
         formula(*scalars, **static): elementwise; see scalars.py.
-        lower(emit, *handles, **static): kernels and views; see arrays.Emitter.
+        lower(emit, *handles, **static): kernels and views; see arrays.Emitter. With a
+            formula beside it, it is for the devices that have `kernel`.
         fallback(*xs, **static): the same in other operators. With a `lower` beside it, it is
             the path of a backend without `kernel`, the gradient, and the kernel's oracle.
     casts(*dtypes, **static) -> the compute type of each input of a formula.
@@ -103,7 +104,8 @@ class Op:
     def takes_formula(self, device: Any, specs: Sequence[Spec], static: dict) -> bool:
         """Whether a call runs the formula; else it runs what is lowered, or falls back."""
         if self.formula is None or self.row is None:
-            return self.formula is not None
+            own = self.kernel is not None and device.backend.has(self.kernel)
+            return self.formula is not None and not own
         able = getattr(device.backend, "sums_rows", False)
         return able and 0 < self.row(*specs, **static) <= LONGEST_ROW
 

@@ -615,6 +615,30 @@ def test_batch_norm_has_right_gradients_of_first_and_second_order():
             check_grads(f, x, float64(3), float64(3), order=2)
 
 
+@pytest.mark.parametrize(
+    "shape", [(64, 33, 4, 4), (17, 600), (35, 5, 257), (3, 7, 5), (2, 2, 40, 40)]
+)
+def test_batch_norm_of_short_and_long_planes_is_the_formula(shape, device):
+    c, axes = shape[1], (0, *range(2, len(shape)))
+    wide = (1, c, *[1] * (len(shape) - 2))
+    x, g = (RNG.normal(m, 2, shape).astype(np.float32) for m in (3, 0))
+    w, b = (RNG.normal(size=c).astype(np.float32) for _ in range(2))
+    tensors = [pn.tensor(a, device=device, requires_grad=True) for a in (x, w, b)]
+    y = F.batch_norm(tensors[0], None, None, *tensors[1:], training=True)
+    h = normalised(x.astype(np.float64), axes)
+    assert_close(y, h * w.reshape(wide) + b.reshape(wide), rtol=1e-5, atol=1e-5)
+    p = g.astype(np.float64) * w.reshape(wide)
+    over = dict(axis=axes, keepdims=True)
+    slope = p - p.mean(**over) - h * (p * h).mean(**over)
+    slope /= np.sqrt(x.astype(np.float64).var(**over) + 1e-5)
+    found = pn.gradients(y, tensors, pn.tensor(g, device=device))
+    # Sums of n terms of size 10; the mean that x is less is itself rounded.
+    close = dict(rtol=1e-5, atol=1e-7 * x.size / c + 1e-5)
+    assert_close(found[0], slope, rtol=1e-5, atol=1e-5)
+    assert_close(found[1], (g * h).sum(axes), **close)
+    assert_close(found[2], g.astype(np.float64).sum(axes), **close)
+
+
 def test_batch_norm_records_nothing_in_its_running_statistics():
     layer = nn.BatchNorm1d(2)
     layer(pn.ones((3, 2), requires_grad=True))

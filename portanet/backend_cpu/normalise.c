@@ -4,14 +4,17 @@
 // rows_slope  with p = g w:  y = (p - mean p - h mean(p h)) / sqrt(var + eps); also the
 //             sums of g h and of g over each STRETCH rows, (stretches, n)
 //
-// Over channels of x (images, channels, n), with mean and var given:
+// Over channels of x (images, channels, n), with mean and var given, but for `moments`:
 //
+// moments         y = mean x, and mean (x - mean)^2, over images and n
+// channels        y = h w + b
 // channels_slope  y = w (g - mean g - h mean(g h)) / sqrt(var + eps), the means over images
 //                 and n; also the sums of g h and of g of each channel
 //
 // words: images, rows or channels, n, eps (the bits of a float64), STRETCH, then the offset
 //        of each input. All contiguous, of one floating dtype. Inputs: g, x, w for
-//        rows_slope; g, x, w, mean, var for channels_slope.
+//        rows_slope; x for moments; x, w, b, mean, var for channels; g, x, w, mean, var for
+//        channels_slope.
 #include "rows.h"
 
 typedef struct {
@@ -26,7 +29,7 @@ typedef struct {
         return (const T *)q->args->buffers[outputs + k] + q->args->words[5 + k];       \
     }                                                                                  \
                                                                                        \
-    static void moments_##S(const norm *q, const T *x, T *mean, T *scale) {            \
+    static void row_moments_##S(const norm *q, const T *x, T *mean, T *scale) {        \
         *mean = (T)(sum_##S(x, q->n) / (double)q->n);                                  \
         double var = spread_##S(x, *mean, q->n) / (double)q->n;                        \
         *scale = (T)(1 / sqrt(var + q->eps));                                          \
@@ -38,7 +41,7 @@ typedef struct {
         const T *g = input_##S(q, 0, 3) + row * n, *x = input_##S(q, 1, 3) + row * n;  \
         const T *w = input_##S(q, 2, 3);                                               \
         T *restrict y = (T *)q->args->buffers[0] + row * n, mean, scale;               \
-        moments_##S(q, x, &mean, &scale);                                              \
+        row_moments_##S(q, x, &mean, &scale);                                          \
         for (int64_t i = 0; i < n; i++) {                                              \
             h[i] = (x[i] - mean) * scale;                                              \
             y[i] = g[i] * w[i];                                                        \
@@ -68,68 +71,29 @@ typedef struct {
                 row_slope_##S(q, s * q->stretch + k, h, w_sum, b_sum);                 \
         }                                                                              \
         pn_free(h, nbytes);                                                            \
-    }                                                                                  \
-                                                                                       \
-    /* Sums of g and of g (x - mean) over a channel. Vectors run on from image to      \
-       image, and are added up every BLOCK elements. */                                \
-    static void channel_sums_##S(const norm *q, int64_t channel, T mean,               \
-                                 double *g_sum, double *gx_sum) {                      \
-        const int64_t lanes = sizeof(vec_##S) / sizeof(T);                             \
-        vec_##S g_part = {0}, gx_part = {0};                                           \
-        int64_t held = 0;                                                              \
-        *g_sum = *gx_sum = 0;                                                          \
-        for (int64_t m = 0; m < q->images; m++) {                                      \
-            int64_t at = (m * q->rows + channel) * q->n, i = 0;                        \
-            const T *g = input_##S(q, 0, 3) + at, *x = input_##S(q, 1, 3) + at;        \
-            T g_rest = 0, gx_rest = 0;                                                 \
-            for (; i + lanes <= q->n; i += lanes, held += lanes) {                     \
-                if (held >= BLOCK) {                                                   \
-                    for (int64_t l = 0; l < lanes; l++) {                              \
-                        *g_sum += g_part[l];                                           \
-                        *gx_sum += gx_part[l];                                         \
-                    }                                                                  \
-                    g_part = gx_part = (vec_##S){0};                                   \
-                    held = 0;                                                          \
-                }                                                                      \
-                g_part += VECTOR_AT_##S(g);                                            \
-                gx_part += VECTOR_AT_##S(g) * (VECTOR_AT_##S(x) - mean);               \
-            }                                                                          \
-            for (; i < q->n; i++) {                                                    \
-                g_rest += g[i];                                                        \
-                gx_rest += g[i] * (x[i] - mean);                                       \
-            }                                                                          \
-            *g_sum += g_rest;                                                          \
-            *gx_sum += gx_rest;                                                        \
-        }                                                                              \
-        for (int64_t l = 0; l < lanes; l++) {                                          \
-            *g_sum += g_part[l];                                                       \
-            *gx_sum += gx_part[l];                                                     \
-        }                                                                              \
-    }                                                                                  \
-                                                                                       \
-    static void channels_slope_##S(void *context, int64_t begin, int64_t end) {        \
-        const norm *q = context;                                                       \
-        double count = (double)q->images * (double)q->n, g_sum, gx_sum;                \
-        for (int64_t c = begin; c < end; c++) {                                        \
-            T mean = input_##S(q, 3, 3)[c];                                            \
-            double scale = 1 / sqrt((double)input_##S(q, 4, 3)[c] + q->eps);           \
-            channel_sums_##S(q, c, mean, &g_sum, &gx_sum);                             \
-            ((T *)q->args->buffers[1])[c] = (T)(gx_sum * scale);                       \
-            ((T *)q->args->buffers[2])[c] = (T)g_sum;                                  \
-            T g_mean = (T)(g_sum / count), slope = (T)(gx_sum * scale * scale / count); \
-            T factor = (T)((double)input_##S(q, 2, 3)[c] * scale);                     \
-            for (int64_t m = 0; m < q->images; m++) {                                  \
-                int64_t at = (m * q->rows + c) * q->n;                                 \
-                const T *g = input_##S(q, 0, 3) + at, *x = input_##S(q, 1, 3) + at;    \
-                T *restrict y = (T *)q->args->buffers[0] + at;                         \
-                for (int64_t i = 0; i < q->n; i++)                                     \
-                    y[i] = (g[i] - g_mean - (x[i] - mean) * slope) * factor;           \
-            }                                                                          \
-        }                                                                              \
     }
 
 DEFINE_NORM(float, f32)
 DEFINE_NORM(double, f64)
+
+#define COLUMNS 512          // of a strip
+#define WIDEST (COLUMNS / 2)  // plane that is done as columns
+#define CHUNK ((int64_t)16)  // images
+enum { SUM, DISTANCES, SLOPES };  // of columns
+
+// How many of `channels` channels are done as one strip; 0 where a channel is done alone.
+static int64_t strip_of(const norm *q, int64_t channels) {
+    if (q->n > WIDEST || q->images < 4) return 0;
+    int64_t most = COLUMNS / q->n;
+    return most < channels ? most : channels;
+}
+
+#define T float
+#define TYPE(name) name##_f32
+#include "normalise_channels.h"
+#define T double
+#define TYPE(name) name##_f64
+#include "normalise_channels.h"
 
 void PN_KERNEL(normalise)(const pn_args *args) {
     const int64_t *w = args->words;
@@ -138,6 +102,8 @@ void PN_KERNEL(normalise)(const pn_args *args) {
     bool is_double = args->dtypes[0] == PN_FLOAT64;
     int64_t pieces = q.rows, each = q.n * q.images;
     pn_range_fn run = is_double ? channels_slope_f64 : channels_slope_f32;
+    if (!strcmp(args->options[0], "moments")) run = is_double ? moments_f64 : moments_f32;
+    if (!strcmp(args->options[0], "channels")) run = is_double ? channels_f64 : channels_f32;
     if (!strcmp(args->options[0], "rows_slope")) {
         run = is_double ? rows_slope_f64 : rows_slope_f32;
         pieces = (q.rows + q.stretch - 1) / q.stretch, each *= q.stretch;

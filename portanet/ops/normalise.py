@@ -36,10 +36,54 @@ square_distance = e.elementwise(
 def moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     """Mean and variance (divided by n) over the axes, which stay with size 1.
 
-    In two passes; three launches.
+    In two passes: three launches, or one where they are of channels and a kernel is there.
     """
+    if axes == _batch_axes(x) and x.dtype.itemsize >= 4 and 0 not in x.shape:
+        return _channel_moments(x)
+    return _moments(x, axes)
+
+
+def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     middle = mean(x, axis=axes, keepdims=True)
     return middle, mean(square_distance(x, middle), axis=axes, keepdims=True)
+
+
+def _batch_axes(x) -> tuple[int, ...]:
+    return (0, *range(2, len(x.shape)))
+
+
+def _of_channels(x: Any) -> tuple[int, ...]:
+    return (1, x.shape[1], *[1] * (len(x.shape) - 2))
+
+
+def _norm_words(images: int, rows: int, n: int, eps: float, inputs) -> list[int]:
+    (bits,) = struct.unpack("q", struct.pack("d", eps))
+    return [images, rows, n, bits, STRETCH, *(h.layout.offset for h in inputs)]
+
+
+STRETCH = 32  # rows whose share in the gradients of weight and bias is summed in order
+
+
+def _channel_words(inputs, eps: float, x: Any) -> list[int]:
+    images, channels, *sizes = x.layout.shape
+    return _norm_words(images, channels, math.prod(sizes), eps, inputs)
+
+
+def _lower_channel_moments(emit, x):
+    x = emit.contiguous(x)
+    made = [emit.empty(_of_channels(x.layout), x.layout.dtype) for _ in range(2)]
+    emit.kernel("normalise", _channel_words([x], 0.0, x), made, [x], ("moments",))
+    return made
+
+
+_channel_moments = Op(
+    "channel_moments",
+    lambda x: (Spec(_of_channels(x), x.dtype),) * 2,
+    lower=_lower_channel_moments,
+    fallback=lambda x: _moments(x, _batch_axes(x)),
+    kernel="normalise",
+    listed=False,
+)
 
 
 # Standardising ---------------------------------------------------------------------------
@@ -267,13 +311,6 @@ def _floating(name: str, x: Any) -> None:
 # The kernels -----------------------------------------------------------------------------
 # The gradients of x, weight and bias together.
 
-STRETCH = 32  # rows whose share in the gradients of weight and bias is summed in order
-
-
-def _norm_words(images: int, rows: int, n: int, eps: float, inputs) -> list[int]:
-    (bits,) = struct.unpack("q", struct.pack("d", eps))
-    return [images, rows, n, bits, STRETCH, *(h.layout.offset for h in inputs)]
-
 
 def _lower_layer_norm_slope(emit, *xs, eps):
     xs = [emit.contiguous(x) for x in xs]
@@ -349,17 +386,12 @@ _layer_norm = Op(
 )  # fmt: skip
 
 
-def _batch_axes(x) -> tuple[int, ...]:
-    return (0, *range(2, len(x.shape)))
-
-
 def _lower_batch_norm_slope(emit, *xs, eps):
     xs = [emit.contiguous(x) for x in xs]
     x = xs[1].layout
-    images, channels = x.shape[:2]
     y = emit.empty(x.shape, x.dtype)
     parts = [emit.empty(xs[2].layout.shape, x.dtype) for _ in range(2)]
-    words = _norm_words(images, channels, math.prod(x.shape[2:]), eps, xs)
+    words = _channel_words(xs, eps, xs[1])
     emit.kernel("normalise", words, [y, *parts], xs, ("channels_slope",))
     return y, *parts
 
@@ -393,6 +425,13 @@ def _batch_norm_fallback(x, w, b, middle, var, *, eps):
     return affine(standardize_by(x, middle, var, _batch_axes(x), eps), w, b)
 
 
+def _lower_batch_norm(emit, *xs, eps):
+    xs = [emit.contiguous(x) for x in xs]
+    y = emit.empty(xs[0].layout.shape, xs[0].layout.dtype)
+    emit.kernel("normalise", _channel_words(xs, eps, xs[0]), [y], xs, ("channels",))
+    return y
+
+
 # Its inputs are not independent, so it is tested through `batch_norm`.
 _batch_norm = Op(
     "batch_norm",
@@ -402,6 +441,8 @@ _batch_norm = Op(
         (x - middle) * s.rsqrt(var + eps) * w + b
     ),
     casts=lambda *ts, **static: [ts[0].compute] * 5,
+    lower=_lower_batch_norm,
+    kernel="normalise",
     fallback=_batch_norm_fallback,
     listed=False,
 )

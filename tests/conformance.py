@@ -1,6 +1,7 @@
 """What the conformance suite shares: cells, inputs in every dtype and layout, bounds."""
 
 import importlib
+import os
 import pkgutil
 
 import numpy as np
@@ -30,15 +31,18 @@ def listed():
     return [op for op in OPS.values() if op.cases is not None]
 
 
+def named_dtypes(op):
+    """The dtypes of an operator's cases, each once, in their order."""
+    cases = op.cases(np.random.default_rng(0))
+    return dict.fromkeys(d for c in cases for d in c.dtypes)
+
+
 def cells():
     """(operator, device, dtype) for each dtype that the operator names and the device has."""
     for op in listed():
-        names = dict.fromkeys(
-            d for c in op.cases(np.random.default_rng(0)) for d in c.dtypes
-        )
         for device in PRESENT:
             has = get(device).backend.dtypes
-            for name in names:
+            for name in named_dtypes(op):
                 if as_dtype(name) in has and any(cases_on(op, name, device)):
                     yield op, device, name
 
@@ -55,6 +59,17 @@ def cases_on(op, dtype, device):
         made = op.rule(*specs, **case.static)
         if {x.dtype for x in ([made] if isinstance(made, Spec) else made)} <= has:
             yield case
+
+
+def layouts_for(op, dtype, device):
+    """The layouts to try. On the simulated GPU, where each costs a compilation of a tenth of
+    a second, formulas take those that are not contiguous in their first dtype only: there a
+    dtype is a word in loads and stores, and a layout is where these are."""
+    is_simulated = device == "cuda" and os.environ.get("PORTANET_FAKE_CUDA")
+    if not is_simulated or op.formula is None:
+        return LAYOUTS
+    first = next(d for d in named_dtypes(op) if any(cases_on(op, d, device)))
+    return LAYOUTS if dtype == first else LAYOUTS[:1]
 
 
 def whole(a, dtype):

@@ -15,13 +15,13 @@ from portanet.devices import get
 from portanet.dtypes import as_dtype
 from portanet.op import OPS
 from tests.conformance import (
-    LAYOUTS,
     as_tuple,
     cases_of,
     cases_on,
     cells,
     check_value,
     laid_out,
+    layouts_for,
     listed,
     typed,
     wide,
@@ -51,12 +51,12 @@ DIFFERENTIABLE = [
 @pytest.mark.parametrize("op, device, dtype", params(CELLS))
 def test_value(op, device, dtype):
     tried = 0
-    place = get(device)
+    place, layouts = get(device), layouts_for(op, dtype, device)
     for case in cases_on(op, dtype, device):
         args = typed(case, dtype)
         with np.errstate(all="ignore"):
             want = as_tuple(op.reference(*wide(args), **case.static))
-        for how in LAYOUTS:
+        for how in layouts:
             values = [laid_out(a, t, place, how) for a, t in args]
             got = as_tuple(op(*values, **case.static))
             for i, (g, w) in enumerate(zip(got, want, strict=True)):

@@ -79,10 +79,15 @@ def build(code: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(built(code)))
 
 
+@functools.cache
+def headers() -> str:
+    """What texts are built on."""
+    return "".join(p.read_text("utf-8") for p in sorted(HERE.glob("cusim*.h")))
+
+
 def built(code: str) -> Path:
     """The file of a text's shared object, kept by its hash."""
-    simulator = (HERE / "cusim.h").read_text(encoding="utf-8")
-    seed = "\0".join([code, simulator, *FLAGS]).encode()
+    seed = "\0".join([code, headers(), *FLAGS]).encode()
     made = BUILT / f"{hashlib.sha256(seed).hexdigest()[:24]}.so"
     if not made.exists():
         BUILT.mkdir(parents=True, exist_ok=True)

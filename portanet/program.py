@@ -20,7 +20,8 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
   matmul        batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row,
                 b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Output
                 contiguous (batch, m, n). y[b, i, j] = sum_l a[b, i, l] * x[b, l, j].
-                float16 and bfloat16 accumulate in float32, integers wrap.
+                float16 and bfloat16 accumulate in float32, integers wrap. May have an
+                epilogue (below).
   convolve      n, groups, channels, outputs (of a group), x[3], y[3], kernel[3], stride[3],
                 padding[3] (in front), dilation[3], x_offset, w_offset, y_offset. All
                 contiguous and of one floating dtype; axes that are missing, in front, have
@@ -80,12 +81,18 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose
                 counter is `blocks` = ceil(n / 4) further. Philox4x32-10 (Salmon et al.,
                 SC11): bits[4 b + w] = word w of philox(counter + b, 0, 0; key).
+
+An epilogue is an expression that a kernel applies to its result instead of storing it. The
+result, in the type of the expression's first input, is that input; the others follow the two
+inputs of the kernel, and the outputs are the expression's. The words of an elementwise launch
+over the elements of the result follow the kernel's; modes has a letter for each output, "c"
+for the result, whose offset is 0, and one for each further input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .dtypes import Dtype
@@ -116,6 +123,28 @@ class Program:
             return self.expression.can_fault
         return self.kernel in ("gather", "scatter")
 
+    @property
+    def has_epilogue(self) -> bool:
+        """Whether a kernel applies an expression to its result."""
+        return self.expression is not None and self.kernel != "elementwise"
+
+    @property
+    def epilogue(self) -> Program:
+        """The elementwise program that a kernel applies to its result."""
+        assert self.expression is not None
+        inputs = (self.expression.inputs[0], *self.inputs[OWN_INPUTS:])
+        return replace(self, kernel="elementwise", inputs=inputs, options=())
+
+    @property
+    def without_epilogue(self) -> Program:
+        """The kernel that stores its result."""
+        if self.expression is None:
+            return self
+        made, own = self.expression.inputs[0], self.inputs[:OWN_INPUTS]
+        return Program(self.kernel, (made,), own, self.options, label=self.label)
+
+
+OWN_INPUTS = 2  # of a kernel that may have an epilogue
 
 # What a kernel may find wrong with its data. A kernel stores (code, value, size) once.
 INDEX_OUT_OF_RANGE = 1
@@ -186,6 +215,7 @@ class Backend(Protocol):
 
     max_operands: int  # buffers that a launch may have
     sums_rows: bool  # an expression may have rows; without the attribute, none has
+    epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
     writes_in_place: bool  # an output may be an input that is read in the same order
 
     def sequence(

@@ -356,6 +356,105 @@ def test_regions_that_meet_are_added(place):
     assert len(graph.work) == before
 
 
+# Epilogues --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taking(place):
+    """A device whose products take epilogues."""
+    place.backend.epilogues = frozenset({"matmul"})
+    return place
+
+
+def test_a_bias_and_an_activation_are_done_by_the_product(taking):
+    def function(x, w, b):
+        return pn.relu(x @ w + b)
+
+    graph = optimised(taking, function, (90, 80), (80, 70), (70,))
+    (w,) = graph.work
+    assert w.parts == ["matmul", "add", "relu"] and len(w.ins) == 3
+    (build,) = [p for p, _ in taking.backend.built if p.kernel == "matmul"]
+    assert build.epilogue.modes == "ccv" and build.without_epilogue.expression is None
+
+
+def test_a_product_that_is_read_elsewhere_is_stored_too(taking):
+    def function(x, w):
+        h = x @ w
+        return pn.tanh(h), h.sum(axis=0)
+
+    graph = optimised(taking, function, (90, 80), (80, 70))
+    assert kinds(graph) == ["matmul", "sum"] and len(graph.work[0].outs) == 2
+
+
+def test_a_residual_in_another_shape_is_added_by_the_product(taking):
+    def function(x, w, r):
+        return (x.reshape(90, 80) @ w).reshape(9, 10, 70) + r
+
+    graph = optimised(taking, function, (9, 10, 80), (80, 70), (9, 10, 70))
+    (w,) = graph.work
+    assert w.shape == (9, 10, 70) and w.words[:4] == (1, 90, 70, 80)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: (x @ w, (x @ w).T * w),  # in another order too
+        lambda x, w: (x @ w)[:50] * 2,  # a part
+        lambda x, w: pn.exp(x @ w)[:, None] * x,  # more elements
+        lambda x, w: pn.softmax(x @ w),  # rows
+        lambda x, w: pn.exp((x @ w).sum(axis=0)),  # no product
+    ],
+)
+def test_what_reads_a_product_otherwise_is_a_launch(taking, function):
+    graph = optimised(taking, function, (80, 80), (80, 80))
+    last = graph.work[-1]
+    assert last.epilogue is None and last.expression is not None
+
+
+def test_no_epilogue_waits_for_itself(taking):
+    def function(x, w):
+        h = x @ w
+        return h + h.sum(axis=0)
+
+    graph = optimised(taking, function, (80, 80), (80, 80))
+    assert kinds(graph) == ["matmul", "sum", "elementwise"]
+
+
+def test_of_two_products_the_later_takes_what_reads_both(taking):
+    def function(x, v, w):
+        return pn.silu(x @ v) * (x @ w)
+
+    graph = optimised(taking, function, (80, 80), (80, 80), (80, 80))
+    assert kinds(graph) == ["matmul", "matmul"]
+    assert [len(w.ins) for w in graph.work] == [2, 3]
+
+
+def test_an_epilogue_binds_no_more_operands_than_the_backend(taking):
+    taking.backend.max_operands = 5
+    graph = optimised(
+        taking, lambda x, *rs: x @ x + rs[0] + rs[1] + rs[2], *[(70, 70)] * 4
+    )
+    assert all(len(w.ins) + len(w.outs) <= 5 for w in graph.work)
+    assert kinds(graph) == ["matmul", "elementwise"]
+
+
+def test_a_product_that_is_rounded_when_it_is_stored_takes_nothing(taking):
+    graph = optimised(taking, lambda x, w: x @ w + 1, (80, 9), (9, 80), dtype="float16")
+    assert kinds(graph) == ["matmul", "elementwise"]
+
+
+def test_a_state_is_not_replaced_by_an_epilogue(taking):
+    graph = graph_of(taking, lambda p, x: p - x @ x, (80, 80), (80, 80))
+    optimise(graph, {0: graph.slots[0].source})
+    assert kinds(graph) == ["matmul", "elementwise"]
+
+
+def test_below_a_limit_of_memory_no_product_takes_what_may_be_computed_again(taking):
+    graph = graph_of(taking, lambda x: pn.exp(x @ x), (80, 80))
+    optimise(graph, memory_limit=1 << 20)
+    assert kinds(graph) == ["matmul", "elementwise"]
+
+
 # Fusion -------------------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,7 @@ class Backend:
         return np.frombuffer(view, dtype.numpy, count, start).copy()
 
     sums_rows = True
+    epilogues = frozenset({"matmul"})
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         code = pack(program) if program.expression is not None else b""
@@ -124,10 +125,10 @@ class Backend:
         }
 
     def text(self, program: Program) -> str:
-        if program.expression is not None:
-            return listing(program, _c.OPCODES)
-        source = Path(__file__).with_name(f"{program.kernel}.c")
-        return source.read_text()
+        code = "" if program.expression is None else listing(program, _c.OPCODES)
+        if program.kernel == "elementwise":
+            return code
+        return Path(__file__).with_name(f"{program.kernel}.c").read_text() + code
 
 
 def _cpu_name() -> str:

@@ -9,10 +9,10 @@
 
 #include "scalar.h"
 #include "storage.h"
-#include "vm.h"
+#include "epilogue.h"
 
 #undef bool  // bool names a type of portanet here, one byte that is 0 or 1
-enum { MAX_OPERANDS = 64, MAX_RANK = 64, LOCAL_BYTES = 40960 };
+enum { MAX_RANK = 64, LOCAL_BYTES = 40960 };
 
 typedef uint8_t type_bool;
 typedef int32_t type_int32;
@@ -370,17 +370,17 @@ const char *PN_LEVELED(pn_op_name)(int number) {
 
 // ---- The interpreter
 
-typedef struct {
-    const pn_args *args;
-    const pn_code *code;
-    int64_t row;                // elements of a row, 1 without rows
-    char *bases[MAX_OPERANDS];  // of element 0 of each operand
-    pn_view views[MAX_OPERANDS];
-} job;
-
 static const int8_t ITEMSIZE[] = {1, 1, 4, 4, 8, 2, 2, 4, 8};  // as in pn.h's enum
 
-static void resolve(const job *j, void **slots, char *registers, int64_t block,
+// `rows` times `width` elements, `step` apart, from the first on. Of an epilogue, `result`
+// is the first's, and those of each row are `result_step` behind those of the one before.
+typedef struct {
+    int64_t first, rows, width, step;
+    const char *result;
+    int64_t result_step;
+} area;
+
+static void resolve(const pn_job *j, void **slots, char *registers, int64_t block,
                     int64_t *uniforms) {
     const pn_code *code = j->code;
     for (int s = 0; s < code->header.slots; s++) {
@@ -406,75 +406,114 @@ static inline void run(const pn_instruction *first, int count, const pn_block *b
 }
 
 // Blocks of `most` elements; registers have room for `size`.
-static void run_blocks(const job *j, int64_t begin, int64_t end, int64_t most,
-                       int64_t size, char *scratch) {
+static void run_blocks(const pn_job *j, const area *all, int64_t most, int64_t size,
+                       char *scratch) {
     const pn_header *header = &j->code->header;
     int64_t *uniforms = (int64_t *)(scratch + header->register_bytes * size);
     void **slots = (void **)(uniforms + header->uniforms);
     const pn_instruction *prologue = j->code->instructions;
     const pn_instruction *fills = prologue + header->prologue;
     const pn_instruction *body = fills + header->fills;
-    pn_block block = {1, begin, j->row, j->args};
+    pn_block block = {1, all->first, j->row, j->args};
     resolve(j, slots, scratch, size, uniforms);
     run(prologue, header->prologue, &block, slots);
-    block.n = most < end - begin ? most : end - begin;
+    block.n = most;
     run(fills, header->fills, &block, slots);
-    for (; block.first < end; block.first += block.n) {
-        if (block.n > end - block.first) block.n = end - block.first;
-        for (int s = 0; s < header->moving; s++) {
-            int k = j->code->slots[s].value;
-            slots[s] = j->bases[k] + block.first * ITEMSIZE[j->args->dtypes[k]];
+    for (int64_t r = 0; r < all->rows; r++) {
+        int64_t begin = all->first + r * all->step, end = begin + all->width;
+        const char *result = all->result + r * all->result_step;
+        for (block.first = begin; block.first < end; block.first += block.n) {
+            block.n = most < end - block.first ? most : end - block.first;
+            for (int s = 0; s < header->moving; s++) {
+                int k = j->code->slots[s].value;
+                slots[s] = j->bases[k] + block.first * ITEMSIZE[j->args->dtypes[k]];
+            }
+            if (header->result >= 0)
+                slots[header->result] =
+                    (void *)(result + (block.first - begin) * ITEMSIZE[header->dtype]);
+            run(body, header->body, &block, slots);
         }
-        run(body, header->body, &block, slots);
     }
 }
 
-static void run_range(void *context, int64_t begin, int64_t end) {
-    const job *j = context;
+static void run_area(const pn_job *j, const area *all) {
     const pn_header *header = &j->code->header;
     _Alignas(64) char local[LOCAL_BYTES];
-    int64_t n = end - begin, most = header->block;
+    int64_t most = header->block;
     if (j->row > 1) most = most > j->row ? most / j->row * j->row : j->row;
-    if (n < most) most = n;
+    if (all->width < most) most = all->width;
     int64_t size = (most + 63) & ~(int64_t)63;
     int64_t nbytes = 8 * (header->uniforms + header->slots);
     nbytes += header->register_bytes * size;
     if (nbytes <= LOCAL_BYTES) {
-        run_blocks(j, begin, end, most, size, local);
+        run_blocks(j, all, most, size, local);
         return;
     }
     char *scratch = pn_alloc(nbytes);
     if (!scratch) {
-        pn_set_fault(j->args, begin, PN_NO_SCRATCH, nbytes, 0);
+        pn_set_fault(j->args, all->first, PN_NO_SCRATCH, nbytes, 0);
         return;
     }
-    run_blocks(j, begin, end, most, size, scratch);
+    run_blocks(j, all, most, size, scratch);
     pn_free(scratch, nbytes);
 }
 
+static void run_range(void *context, int64_t begin, int64_t end) {
+    run_area(context, &(area){begin, 1, end - begin, 0, NULL, 0});
+}
+
 static void run_rows(void *context, int64_t begin, int64_t end) {
-    const job *j = context;
+    const pn_job *j = context;
     run_range(context, begin * j->row, end * j->row);
+}
+
+// The job of a launch whose words of elementwise work are these.
+static void prepare(pn_job *j, const pn_args *args, const int64_t *words) {
+    j->args = args, j->code = args->code;
+    const pn_header *header = &j->code->header;
+    int rank = header->rank;
+    const int64_t *shape = words + 1 + header->operands, *strides = shape + rank;
+    for (int k = 0; k < header->operands; k++) {
+        int64_t offset = words[1 + k] * ITEMSIZE[args->dtypes[k]];
+        j->bases[k] = (char *)args->buffers[k] + offset;
+        if (!(header->strided >> k & 1)) continue;
+        j->views[k] = (pn_view){j->bases[k], shape, strides, rank};
+        strides += rank;
+    }
+    j->row = header->has_rows ? *strides : 1;
 }
 
 void PN_KERNEL(elementwise)(const pn_args *args);
 void PN_KERNEL(elementwise)(const pn_args *args) {
-    job j;
-    j.args = args, j.code = args->code;
-    const pn_header *header = &j.code->header;
-    int64_t n = args->words[0];
-    int rank = header->rank;
-    const int64_t *shape = args->words + 1 + header->operands, *strides = shape + rank;
+    pn_job j;
+    const pn_code *code = args->code;
+    int64_t n = args->words[0], grain = code->header.grain;
     if (n == 0) return;
+    prepare(&j, args, args->words);
+    if (n <= grain) run_range(&j, 0, n);
+    else if (j.row > 1) pn_parallel_for(n / j.row, grain / j.row + 1, run_rows, &j);
+    else pn_parallel_for(n, grain, run_range, &j);
+}
+
+// ---- Epilogues
+
+void PN_EPILOGUE_BEGIN(pn_epilogue *e, const pn_args *args, const int64_t *words) {
+    const pn_header *header = &((const pn_code *)args->code)->header;
+    e->args = *args, e->args.buffers = e->buffers, e->args.dtypes = e->dtypes;
+    int result = header->outputs;
     for (int k = 0; k < header->operands; k++) {
-        int64_t offset = args->words[1 + k] * ITEMSIZE[args->dtypes[k]];
-        j.bases[k] = (char *)args->buffers[k] + offset;
-        if (!(header->strided >> k & 1)) continue;
-        j.views[k] = (pn_view){j.bases[k], shape, strides, rank};
-        strides += rank;
+        // The kernel's two inputs stand where the epilogue has its result.
+        int from = k > result ? k + 1 : k;
+        e->buffers[k] = args->buffers[from], e->dtypes[k] = args->dtypes[from];
     }
-    j.row = header->has_rows ? *strides : 1;
-    if (n <= header->grain) run_range(&j, 0, n);
-    else if (j.row > 1) pn_parallel_for(n / j.row, header->grain / j.row + 1, run_rows, &j);
-    else pn_parallel_for(n, header->grain, run_range, &j);
+    e->dtypes[result] = header->dtype;
+    prepare(&e->job, &e->args, words);
+    e->held = header->holder >= 0 ? e->job.bases[header->holder] : NULL;
+}
+
+void PN_EPILOGUE_RUN(const pn_epilogue *e, int64_t first, int64_t rows, int64_t width,
+                     int64_t step, const void *result, int64_t result_step) {
+    int64_t itemsize = ITEMSIZE[e->job.code->header.dtype];
+    if (step == width && result_step == width) width *= rows, rows = 1;
+    run_area(&e->job, &(area){first, rows, width, step, result, result_step * itemsize});
 }

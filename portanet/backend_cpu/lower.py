@@ -20,7 +20,7 @@ from ..scalars import ROWS, Expression, Instruction
 
 # The kinds of a slot, in the order of vm.h's enum.
 OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW = range(6)
-HEADER = "<Q14i"  # pn_header of vm.h
+HEADER = "<Q18i"  # pn_header of vm.h
 PER_ROW = 1 << 24  # PN_PER_ROW of vm.h
 FOR_ROWS = "rows: "  # before the name of an operation on one element for each row
 OVER_ROWS = ("row_sum", "row_mean", "row_max")
@@ -48,6 +48,7 @@ class Lowering:
 
     program: Program
     opcodes: Mapping[str, int]
+    is_epilogue: bool = False  # input 0 is a kernel's result
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
     constants: list[bytes] = field(default_factory=list)
     prologue: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Lowering:
         self.inputs = len(expression.inputs)
         self.outputs = len(self.program.outputs)
         self.modes = self.program.modes
+        self.holder = self._find_holder() if self.is_epilogue else -1
         self.uniform = self._find_uniform()
         self.per_row = self._find_per_row()
         self.last_use = self._find_last_uses()
@@ -77,6 +79,16 @@ class Lowering:
 
     def _slot(self, kind: int, value: int) -> int:
         return self.slots.setdefault((kind, value), len(self.slots))
+
+    def _find_holder(self) -> int:
+        """The output in whose memory a kernel's result may wait for its epilogue: the one
+        that is the result itself, else any of its type that is whole; -1 if there is none."""
+        passed = [k for k, v in enumerate(self.expression.outputs) if v == 0]
+        for k in passed or range(self.outputs):
+            same = self.program.outputs[k] is self.program.inputs[0]
+            if same and self.modes[k] == "c":
+                return k
+        return -1
 
     def _find_uniform(self) -> list[bool]:
         """Which values are the same for all elements."""
@@ -122,6 +134,8 @@ class Lowering:
 
     def _load(self, value: int) -> int:
         """The slot of an input, with the instruction that loads it if it needs one."""
+        if value == 0 and self.holder >= 0:
+            return self._slot(OPERAND, self.holder)
         k = self.outputs + value
         mode, storage = self.modes[k], self.program.inputs[value]
         in_place = storage is storage.compute
@@ -289,6 +303,10 @@ class Lowering:
             self.uniforms,
             max(512, 65536 // max(self.cost(), 2)),
             self.expression.has_rows,
+            self.slots[OPERAND, self.outputs] if self.is_epilogue else -1,
+            self.outputs,
+            self.holder,
+            self.program.inputs[0].code if self.is_epilogue else -1,
             0,
         )
         slots = [struct.pack("<2i", *key) for key in self.slots]
@@ -308,9 +326,12 @@ def _cost(name: str) -> int:
 
 
 def lower(program: Program, opcodes: Mapping[str, int]) -> Lowering:
-    """The lowering of an elementwise program; `opcodes` numbers the operations."""
+    """The lowering of an elementwise program, or of the epilogue of another; `opcodes`
+    numbers the operations."""
+    is_epilogue = program.has_epilogue
+    program = program.epilogue if is_epilogue else program
     _check(program)
-    return Lowering(program, opcodes).run()
+    return Lowering(program, opcodes, is_epilogue).run()
 
 
 def _check(program: Program) -> None:
@@ -336,7 +357,8 @@ def listing(program: Program, opcodes: Mapping[str, int]) -> str:
     names = {}
     for (kind, value), slot in lowered.slots.items():
         names[slot] = _slot_name(lowered, kind, value)
-    lines = [f"; {program.kernel}, blocks of {lowered.block()} elements"]
+    what = "epilogue" if lowered.is_epilogue else program.kernel
+    lines = [f"; {what}, blocks of {lowered.block()} elements"]
     for title, code in (
         ("once", lowered.prologue),
         ("once, for a block", lowered.fills),

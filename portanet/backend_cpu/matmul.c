@@ -6,13 +6,15 @@
 // 34, 2008): panels of b of TILE_COLUMNS columns and panels of a of TILE_ROWS rows are
 // packed, and TILE_ROWS x TILE_COLUMNS sums stay in registers. Panels of a keep the order
 // that a has, rows or columns, so packing a never transposes; columns are mostly read where
-// they lie. Products with a vector read
-// the matrix once, in its own order. Integers wrap; they compute as unsigned.
+// they lie. Products with a vector read the matrix once, in its own order. Integers wrap;
+// they compute as unsigned. An epilogue runs over each block of rows when the last block of
+// l has been added to it.
 //
 // words: batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row, b_column,
 //        batch_shape[], a_batch_strides[], b_batch_strides[]
 #include <stdlib.h>
 #include "convert.h"
+#include "epilogue.h"
 #include "vectors.h"
 
 // Sums must fit the registers beside TILE_VECTORS of b and one broadcast: 32 registers of
@@ -44,6 +46,10 @@
 #define DEPTH ((int64_t)384)        // a panel of b, 384 x 32 float32, streams from L2
 #define DEPTH_STEP (DEPTH + 8)      // rows of a panel of a start in different cache sets
 #define BLOCK_COLUMNS ((int64_t)2048)  // 3 MiB of float32 panels of b, for L3
+// Of a block of results that an epilogue reads again, beside what it reads and writes. GPT's
+// step is 3% faster with 64 to 256 KiB than without epilogues, 5% slower with 1 MiB (1 MiB
+// of L2).
+#define EPILOGUE_BYTES ((int64_t)1 << 17)
 #define DOT_BLOCK ((int64_t)512)       // elements converted at a time
 #define COLUMN_BLOCK ((int64_t)2048)   // sums kept in L1 while columns stream by
 // Up to so many rows, reading b in place is cheaper than packing it.
@@ -71,6 +77,7 @@ typedef struct {
     operand a, b;
     void *y;
     int y_dtype, compute;  // `compute` is the storage type that sums need no conversion to
+    const pn_epilogue *epilogue;  // NULL without
     int64_t batch, m, n, k, rank;
     const int64_t *shape, *a_strides, *b_strides;
     int64_t tile_height, tile_width, tiles_down, tiles_across;
@@ -135,6 +142,8 @@ PN_DEFINE_STORE(store_u64, uint64_t)
 #define SCALAR_FMA PLAIN_FMA
 #define TRANSPOSE TRANSPOSE_4X4
 #include "matmul_tile.h"
+
+enum { NOWHERE = -1 };  // in place of a storage type: sums have no memory of the result's
 
 // --- Tiles and batches -------------------------------------------------------------
 
@@ -241,19 +250,30 @@ static int storage_type(int dtype, int compute) {
     return compute == PN_UINT32 && dtype == PN_INT32 ? PN_UINT32 : dtype;
 }
 
-static product read_words(const pn_args *args) {
+static product read_words(const pn_args *args, pn_epilogue *epilogue) {
+    const pn_header *header = pn_epilogue_of(args);
     const int64_t *w = args->words, rank = w[4];
-    int compute = compute_type(args->dtypes[0]);
-    return (product){
-        .a = {args->buffers[1], storage_type(args->dtypes[1], compute), w[5], w[6], w[7]},
-        .b = {args->buffers[2], storage_type(args->dtypes[2], compute), w[8], w[9], w[10]},
-        .y = args->buffers[0], .y_dtype = storage_type(args->dtypes[0], compute),
+    int outputs = header ? header->outputs : 1;
+    void *const *x = args->buffers + outputs;
+    const int *dtypes = args->dtypes + outputs;
+    int made = header ? header->dtype : args->dtypes[0], compute = compute_type(made);
+    product p = {
+        .a = {x[0], storage_type(dtypes[0], compute), w[5], w[6], w[7]},
+        .b = {x[1], storage_type(dtypes[1], compute), w[8], w[9], w[10]},
+        .y = args->buffers[0], .y_dtype = storage_type(made, compute),
         .compute = compute, .batch = w[0], .m = w[1], .n = w[2], .k = w[3], .rank = rank,
         .shape = w + 11, .a_strides = w + 11 + rank, .b_strides = w + 11 + 2 * rank};
+    if (header) {
+        PN_EPILOGUE_BEGIN(epilogue, args, w + 11 + 3 * rank);
+        p.epilogue = epilogue, p.y = epilogue->held;
+        if (!p.y) p.y_dtype = NOWHERE;
+    }
+    return p;
 }
 
 void PN_KERNEL(matmul)(const pn_args *args) {
-    product p = read_words(args);
+    pn_epilogue epilogue;
+    product p = read_words(args, &epilogue);
     int64_t count = p.batch * p.m * p.n;
     if (count == 0) return;
     if (p.k == 0) {

@@ -191,6 +191,12 @@ static void TYPE(pack_b)(const operand *b, int64_t l, int64_t j, int64_t depth,
 
 // --- One tile of the result --------------------------------------------------------
 
+// n results, of which the first has number `at`, as they are or through the epilogue.
+static void TYPE(keep)(const product *p, int64_t at, const T *x, int64_t n) {
+    if (p->y) STORE(p->y, p->y_dtype, at, x, n);
+    if (p->epilogue) PN_EPILOGUE_RUN(p->epilogue, at, 1, n, n, x, n);
+}
+
 // Without memory for panels, and without their speed.
 static void TYPE(slow_tile)(const product *p, const tile *t) {
     for (int64_t i = t->i; i < t->i + t->height; i++)
@@ -203,7 +209,7 @@ static void TYPE(slow_tile)(const product *p, const tile *t) {
                 LOAD(&y, t->b.data, t->b.dtype, at_b, 1, 1);
                 sum = SCALAR_FMA(x, y, sum);
             }
-            STORE(p->y, p->y_dtype, t->y_offset + i * p->n + j, &sum, 1);
+            TYPE(keep)(p, t->y_offset + i * p->n + j, &sum, 1);
         }
 }
 
@@ -238,23 +244,31 @@ static void TYPE(fill_tile)(const product *p, const tile *t, T *a_panels, T *b_p
         int64_t j = t->j + jj, width = smaller(t->width - jj, BLOCK_COLUMNS);
         for (int64_t l = 0; l < p->k; l += DEPTH) {
             int64_t depth = smaller(p->k - l, DEPTH);
-            for (int64_t c = 0; c < width; c += TILE_COLUMNS) {
-                int64_t w = smaller(width - c, TILE_COLUMNS);
+            for (int64_t x = 0; x < width; x += TILE_COLUMNS) {
+                int64_t w = smaller(width - x, TILE_COLUMNS);
                 if (!p->b_direct || w < TILE_COLUMNS)
-                    TYPE(pack_b)(&t->b, l, j + c, depth, w, b_panels + c * depth);
+                    TYPE(pack_b)(&t->b, l, j + x, depth, w, b_panels + x * depth);
             }
-            for (int64_t ii = 0; ii < t->height; ii += BLOCK_ROWS) {
-                int64_t i = t->i + ii, height = smaller(t->height - ii, BLOCK_ROWS);
+            bool is_last = p->epilogue && l + depth == p->k;
+            int64_t few = EPILOGUE_BYTES / (width * (int64_t)sizeof(T));
+            int64_t rows = is_last ? rounded_up(few + 1, TILE_ROWS) : BLOCK_ROWS;
+            rows = smaller(rows, BLOCK_ROWS);
+            for (int64_t ii = 0; ii < t->height; ii += rows) {
+                int64_t i = t->i + ii, height = smaller(t->height - ii, rows);
                 TYPE(pack_block)(p, &t->a, i, l, height, depth, a_panels);
                 TYPE(multiply_panels)(p, t, l, depth, j, width, i, height, a_panels,
                                       b_panels, c, c_row);
+                if (is_last)
+                    PN_EPILOGUE_RUN(p->epilogue, t->y_offset + i * p->n + j, height,
+                                    width, p->n, c + ii * c_row + jj, c_row);
             }
         }
     }
 }
 
 // y[i, j] for the rows and columns of one tile. Sums are kept in y itself where its
-// storage type is T, else in a copy of the tile that is converted in the end.
+// storage type is T, else in a copy of the tile that is converted in the end, or that the
+// epilogue reads.
 static void TYPE(do_tile)(const product *p, const tile *t) {
     int64_t rows = rounded_up(smaller(t->height, BLOCK_ROWS), TILE_ROWS);
     int64_t columns = rounded_up(smaller(t->width, BLOCK_COLUMNS), TILE_COLUMNS);
@@ -273,7 +287,7 @@ static void TYPE(do_tile)(const product *p, const tile *t) {
         TYPE(fill_tile)(p, t, a_panels, b_panels, (T *)p->y + y_start, p->n);
     else
         TYPE(fill_tile)(p, t, a_panels, b_panels, c, t->width);
-    for (int64_t i = 0; i < t->height && !in_place; i++)
+    for (int64_t i = 0; i < t->height && !in_place && !p->epilogue; i++)
         STORE(p->y, p->y_dtype, y_start + i * p->n, c + i * t->width, t->width);
     pn_free(b_panels, nbytes);
 }
@@ -369,7 +383,7 @@ static void TYPE(do_vector)(const product *p, const tile *t, int64_t begin, int6
                 sum[c] = TYPE(dot)(x, start + c * x->row, v, p->k);
         else
             TYPE(add_columns)(x, start, v, p->k, sum, n);
-        STORE(p->y, p->y_dtype, t->y_offset + o, sum, n);
+        TYPE(keep)(p, t->y_offset + o, sum, n);
     }
     if (copy) pn_free(copy, p->k * (int64_t)sizeof(T));
 }

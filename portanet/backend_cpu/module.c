@@ -299,7 +299,9 @@ static int set_code(Launch *self, const char *bytes, Py_ssize_t size) {
     self->code.instructions = (const pn_instruction *)at;
     at += sizeof(pn_instruction) * (size_t)(h->prologue + h->fills + h->body);
     self->weight = h->body > 0 ? h->body : 1;
-    if (at - self->code_bytes == size && h->operands == self->count) return 0;
+    // An epilogue reads the kernel's result in place of the kernel's two inputs.
+    int operands = h->operands + (h->result >= 0);
+    if (at - self->code_bytes == size && operands == self->count) return 0;
     PyErr_SetString(PyExc_ValueError, "Launch: the bytecode is damaged");
     return -1;
 }

@@ -19,7 +19,7 @@ typedef struct {
     const int *dtypes;           // storage type of each buffer
     const char *const *options;  // Program.options, then NULL
     pn_fault *fault;             // pn_set_fault keeps the first in index order
-    const void *code;            // the prepared expression of elementwise, else NULL
+    const void *code;            // pn_code, of no operands if there is no expression
 } pn_args;
 
 // A kernel: void PN_KERNEL(stem)(const pn_args *args).

@@ -22,6 +22,10 @@ typedef struct {
     int32_t uniforms;
     int32_t grain;           // elements worth a thread
     int32_t has_rows;        // the last word is the number of elements of a row
+    int32_t result;          // of an epilogue: the slot of the kernel's result, else -1
+    int32_t outputs;         // how many of the operands, the first ones, are written
+    int32_t holder;          // of an epilogue: the output that may hold the result, or -1
+    int32_t dtype;           // of an epilogue: the storage type of the result
     int32_t unused;
 } pn_header;
 
@@ -65,6 +69,16 @@ typedef struct {
 
 typedef void (*pn_op)(const pn_block *block, void *out, const void *a, const void *b,
                       const void *c);
+
+// The work of a launch.
+enum { PN_MAX_OPERANDS = 64 };
+typedef struct {
+    const pn_args *args;
+    const pn_code *code;
+    int64_t row;                   // elements of a row, 1 without rows
+    char *bases[PN_MAX_OPERANDS];  // of element 0 of each operand
+    pn_view views[PN_MAX_OPERANDS];
+} pn_job;
 
 // The name of an operation, NULL past the last. The numbers are the same at each level.
 const char *pn_op_name_base(int number);

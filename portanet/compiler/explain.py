@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..scalars import Expression
 from .graph import Work
 from .plan import Plan
 from .roofs import roofs
@@ -42,10 +43,9 @@ def _nbytes(w: Work, itemsize: Any) -> int:
 def _flops(w: Work) -> int:
     """Arithmetic operations; each instruction of an expression counts as one."""
     if w.expression is not None:
-        counted = [
-            i for i in w.expression.instructions if i.name not in ("const", "cast")
-        ]
-        return len(counted) * math.prod(w.outs[0].layout.shape)
+        return _instructions(w.expression) * w.size
+    if w.epilogue is not None:
+        return _instructions(w.epilogue) * w.size + _flops(w.but(epilogue=None))
     if w.program is not None and w.program.kernel == "matmul":
         batch, m, n, k = w.words[:4]
         return 2 * batch * m * n * k
@@ -55,6 +55,10 @@ def _flops(w: Work) -> int:
     if w.program is not None and w.program.kernel == "attention":
         return _attention_flops(w)
     return math.prod(w.ins[0].layout.shape) if w.ins else 0
+
+
+def _instructions(expression: Expression) -> int:
+    return sum(i.name not in ("const", "cast") for i in expression.instructions)
 
 
 def _attention_flops(w: Work) -> int:

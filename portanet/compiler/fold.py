@@ -55,6 +55,8 @@ def simplify(graph: Graph) -> None:
     for w in graph.work:
         if w.expression is not None:
             w.expression = simplified(w.expression)
+        if w.epilogue is not None:
+            w.epilogue = simplified(w.epilogue)
 
 
 def simplified(expression: Expression) -> Expression:

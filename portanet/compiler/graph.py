@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays import Emitter, Handle, elementwise_program, layout
 from ..devices import Device
 from ..op import Spec
-from ..program import Program
+from ..program import OWN_INPUTS, Program
 from ..scalars import Expression
 from .lazy import Call, Lazy, Source
 
@@ -29,7 +29,8 @@ class Slot:
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One launch to be. Either `expression` or `program` is set."""
+    """One launch to be. Either `expression` or `program` is set; a program may have an
+    epilogue, whose first input is what the program alone would store."""
 
     outs: list[Handle]
     ins: list[Handle]
@@ -40,6 +41,7 @@ class Work:
     words: tuple[int, ...] = ()
     parts: list[str] = field(default_factory=list)  # the operators merged into this one
     row: int = 0  # elements of a row, of an expression that has rows
+    epilogue: Expression | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,11 +113,23 @@ def dependencies(work: Sequence[Work]) -> list[set[int]]:
 
 def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
     """The program of a piece of work, and its words."""
-    if w.expression is None:
-        assert w.program is not None
+    if w.expression is not None:
+        made, words = elementwise_program(w.label, w.expression, w.outs, w.ins, w.row)
+        return made, tuple(words)
+    assert w.program is not None
+    if w.epilogue is None:
         return w.program, w.words
-    program, words = elementwise_program(w.label, w.expression, w.outs, w.ins, w.row)
-    return program, tuple(words)
+    first = w.outs[0].layout
+    result = Handle(-1, layout(first.shape, w.epilogue.inputs[0], first.device))
+    ins = [result, *w.ins[OWN_INPUTS:]]
+    after, words = elementwise_program(w.label, w.epilogue, w.outs, ins, w.row)
+    program = replace(
+        after,
+        kernel=w.program.kernel,
+        inputs=(*w.program.inputs, *after.inputs[1:]),
+        options=w.program.options,
+    )
+    return program, (*w.words, *words)
 
 
 class Recorder(Emitter):

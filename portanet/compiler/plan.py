@@ -13,6 +13,7 @@ from ..arrays import Array
 from ..program import Program
 from . import fold, fuse, hoist, inline, lengthen, memory, order, recompute, regions
 from . import share, turn, unturn
+from .epilogue import give_epilogues
 from .graph import Graph, program_of
 from .lazy import Source
 from .reuse import Old, Target, take
@@ -36,11 +37,14 @@ def optimise(
     unturn.unturn(graph)
     inline.inline(graph, most)
     hoist.hoist(graph)
+    pairs = new_for_old(graph, replaced or {})
+    if memory_limit is None:  # what a kernel has taken can't be computed again alone
+        able = getattr(graph.device.backend, "epilogues", ())
+        give_epilogues(graph, able, most, pairs)
     # Work that joins only to save a launch would have all its inputs wait for it.
     fuse.fuse(graph, most, fuse.SMALL if memory_limit is None else 0)
     fold.simplify(graph)
     share.drop_unread(graph)
-    pairs = new_for_old(graph, replaced or {})
     order.reorder(graph, pairs)
     if memory_limit is not None:
         shared = _written_in_place(graph, pairs)

@@ -259,12 +259,17 @@ def elementwise_program(
     row: int = 0,
 ) -> tuple[Program, list[int]]:
     """The program of an expression between these buffers, and its words; inputs broadcast
-    to the shape of the outputs. `row`: elements of a row, where the expression has rows."""
+    to the shape of the outputs. `row`: elements of a row, where the expression has rows; a
+    result of one element for each row is an output expanded over the rows."""
     shape = outputs[0].layout.shape
     layouts = [h.layout for h in outputs]
     layouts += [h.layout.expanded(shape) for h in inputs]
     sizes, strides = collapse(shape, [x.strides for x in layouts])
-    modes = "".join(_mode(sizes, s) for s in strides)
+    found = [_mode(sizes, s) for s in strides]
+    for k in range(len(outputs) if expression.has_rows else 0):
+        if _is_one_a_row(layouts[k], row):
+            found[k] = "r"
+    modes = "".join(found)
     rank = len(sizes) if "v" in modes else 0
     words = [math.prod(shape), *(x.offset for x in layouts)]
     if rank:
@@ -327,9 +332,13 @@ class Emitter:
             tuple(static.items()),
         )
         outputs = [self.empty(s.shape, s.dtype) for s in specs]
+        if not op.row:
+            self.elementwise(expression, outputs, inputs)
+            return outputs
         given = [Spec(h.layout.shape, h.layout.dtype) for h in inputs]
-        row = op.row(*given, **static) if op.row else 0
-        self.elementwise(expression, outputs, inputs, row)
+        shape = np.broadcast_shapes(*(x.shape for x in given))
+        wide = [Handle(h.slot, h.layout.expanded(shape)) for h in outputs]
+        self.elementwise(expression, wide, inputs, op.row(*given, **static))
         return outputs
 
     def elementwise(self, expression, outputs, inputs, row: int = 0) -> None:
@@ -522,6 +531,15 @@ def collapse(shape, strides):
             for m, s in zip(merged, now, strict=True):
                 m.append(s)
     return tuple(sizes), [tuple(m) for m in merged]
+
+
+def _is_one_a_row(x: Layout, row: int) -> bool:
+    """Whether a layout has one element for each row, one after the other."""
+    k = len(x.shape)
+    while k and not x.strides[k - 1]:
+        k -= 1
+    inside = math.prod(x.shape[k:])
+    return row > 1 and inside == row and x.strides[:k] == row_major(x.shape[:k])
 
 
 def _mode(sizes, strides) -> str:

@@ -425,8 +425,9 @@ static void run_blocks(const pn_job *j, const area *all, int64_t most, int64_t s
         for (block.first = begin; block.first < end; block.first += block.n) {
             block.n = most < end - block.first ? most : end - block.first;
             for (int s = 0; s < header->moving; s++) {
-                int k = j->code->slots[s].value;
-                slots[s] = j->bases[k] + block.first * ITEMSIZE[j->args->dtypes[k]];
+                int k = j->code->slots[s].value, kind = j->code->slots[s].kind;
+                int64_t at = kind == PN_SLOT_ROW ? block.first / j->row : block.first;
+                slots[s] = j->bases[k] + at * ITEMSIZE[j->args->dtypes[k]];
             }
             if (header->result >= 0)
                 slots[header->result] =

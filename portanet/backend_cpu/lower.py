@@ -19,7 +19,7 @@ from ..program import Program
 from ..scalars import ROWS, Expression, Instruction
 
 # The kinds of a slot, in the order of vm.h's enum.
-OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW = range(6)
+OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW, ONE_A_ROW = range(7)
 HEADER = "<Q18i"  # pn_header of vm.h
 PER_ROW = 1 << 24  # PN_PER_ROW of vm.h
 FOR_ROWS = "rows: "  # before the name of an operation on one element for each row
@@ -74,7 +74,9 @@ class Lowering:
         self.per_row = self._find_per_row()
         self.last_use = self._find_last_uses()
         for k, mode in enumerate(self.modes):
-            if mode != "v" and (mode == "c" or k < self.outputs):
+            if mode == "r":
+                self._slot(ONE_A_ROW, k)
+            elif mode != "v" and (mode == "c" or k < self.outputs):
                 self._slot(OPERAND, k)
 
     def _slot(self, kind: int, value: int) -> int:
@@ -198,7 +200,9 @@ class Lowering:
             return self._per_row_operands(i, name)
         letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
         if "s" in letters and f"{name}.{letters}" in self.opcodes:
-            return f"{name}.{letters}", [self._at(o) for o in i.operands]
+            return f"{name}.{letters}", [
+                self._at(o) if self.uniform[o] else self._vector(o) for o in i.operands
+            ]
         return name, [self._vector(o) for o in i.operands]
 
     def _per_row_operands(self, i: Instruction, name: str) -> tuple[str, list[int]]:
@@ -226,7 +230,8 @@ class Lowering:
             return None
         for k, v in enumerate(self.expression.outputs):
             storage = self.program.outputs[k]
-            if v == value and self.modes[k] != "v" and storage is storage.compute:
+            is_plain = self.modes[k] not in "rv" and storage is storage.compute
+            if v == value and is_plain:
                 return k
         return None
 
@@ -250,6 +255,9 @@ class Lowering:
 
     def _store(self, k: int, value: int) -> None:
         storage, mode = self.program.outputs[k], self.modes[k]
+        if mode == "r":
+            self._store_one_a_row(k, value)
+            return
         out = self._slot(VIEW if mode == "v" else OPERAND, k)
         slot = self._at(value)
         if slot == out:
@@ -259,6 +267,12 @@ class Lowering:
             return
         verb = "spread" if mode == "v" else "store"
         self.body.append((f"{verb}.{storage.name}", (out, self._vector(value))))
+
+    def _store_one_a_row(self, k: int, value: int) -> None:
+        assert self.uniform[value] or self.per_row[value], self.program.label
+        slot = self._vector(value) if self.uniform[value] else self._at(value)
+        name = f"{FOR_ROWS}store.{self.program.outputs[k].name}"
+        self.body.append((name, (self._slot(ONE_A_ROW, k), slot)))
 
     def run(self) -> Lowering:
         for j, i in enumerate(self.expression.instructions):
@@ -284,7 +298,7 @@ class Lowering:
 
     def pack(self) -> bytes:
         """The bytes that Launch takes."""
-        moving = sum(kind == OPERAND for kind, _ in self.slots)
+        moving = sum(kind in (OPERAND, ONE_A_ROW) for kind, _ in self.slots)
         strided = sum(1 << k for k, mode in enumerate(self.modes) if mode == "v")
         instructions = self.prologue + self.fills + self.body
         header = struct.pack(
@@ -339,7 +353,7 @@ def _check(program: Program) -> None:
     expression = program.expression
     assert expression is not None
     operands = (*program.outputs, *program.inputs)
-    if len(program.modes) != len(operands) or set(program.modes) - set("csv"):
+    if len(program.modes) != len(operands) or set(program.modes) - set("crsv"):
         raise ValueError(f"{program.label}: modes {program.modes!r}, {operands}")
     if expression.inputs != tuple(t.compute for t in program.inputs):
         raise TypeError(f"{program.label}: inputs {program.inputs} of other types")
@@ -373,10 +387,12 @@ def listing(program: Program, opcodes: Mapping[str, int]) -> str:
 
 
 def _slot_name(lowered: Lowering, kind: int, value: int) -> str:
-    if kind in (OPERAND, SCALAR, VIEW):
+    if kind in (OPERAND, SCALAR, VIEW, ONE_A_ROW):
         outputs = lowered.outputs
         name = f"y{value}" if value < outputs else f"x{value - outputs}"
-        return name + {OPERAND: "", SCALAR: "[0]", VIEW: "[...]"}[kind]
+        return (
+            name + {OPERAND: "", SCALAR: "[0]", VIEW: "[...]", ONE_A_ROW: "[row]"}[kind]
+        )
     if kind == CONSTANT:
         return _constant_text(lowered, value)
     return f"{'r' if kind == REGISTER else 'u'}{value}"

@@ -34,7 +34,8 @@ enum { PN_SLOT_OPERAND,   // value: operand; its element at the block's position
        PN_SLOT_CONSTANT,  // value: number of the constant
        PN_SLOT_UNIFORM,   // value: number of the uniform
        PN_SLOT_SCALAR,    // value: operand; its only element
-       PN_SLOT_VIEW };    // value: operand; its pn_view
+       PN_SLOT_VIEW,      // value: operand; its pn_view
+       PN_SLOT_ROW };     // value: operand; its element for the block's first row
 typedef struct {
     int32_t kind, value;
 } pn_slot;

@@ -143,6 +143,7 @@ def _build(
         outs.append(along(h, len(p.ins) + k, own_order))
         results.append(ends[own_order][made[h.slot]])
     return w.but(
+        label=p.label if p.can_fault and not w.can_fault else w.label,
         outs=outs,
         ins=inputs.handles,
         expression=finish(builder, results),

@@ -118,8 +118,8 @@ class Groups:
         reads = {h.slot for h in w.ins if h.slot in mine}
         if any(len(self.writers[s]) > 1 for s in reads):
             return None
-        if not reads and (p.can_fault or w.can_fault):
-            return None  # work that only shares a launch must not share a failure
+        if not reads and not self._may_share_a_failure(p, w):
+            return None
         if any(h.slot in mine for h in w.outs) or self._clash(p, w):
             return None
         keep = [h for h in p.outs if self._still_read(h, w)]
@@ -134,6 +134,14 @@ class Groups:
             return None
         fits = len(made.expression.instructions) <= MAX_INSTRUCTIONS  # type: ignore
         return made if fits else None
+
+    def _may_share_a_failure(self, p: Work, w: Work) -> bool:
+        """Whether two pieces that read nothing of each other may fail together: work that
+        only shares a launch may not, nor may two that would be taken for one another."""
+        if not p.can_fault and not w.can_fault:
+            return True
+        same = {h.slot for h in p.ins} & {h.slot for h in w.ins}
+        return bool(same) and p.can_fault != w.can_fault
 
     def _clash(self, p: Work, w: Work) -> bool:
         """Whether one writes what the other reads before it is written."""

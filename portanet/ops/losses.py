@@ -188,24 +188,33 @@ def _same_shape(name: str, x: Any, target: Any) -> None:
         )
 
 
-def _rows_rule(logits: Spec, target: Spec) -> Spec:
-    if logits.shape[:-1] != target.shape:
+def _check_targets(name: str, x: tuple[int, ...], target: tuple[int, ...]) -> None:
+    if x[:-1] != target:
         raise ValueError(
-            f"cross_entropy: logits {logits.shape} need targets of shape "
-            f"{logits.shape[:-1]}, not {target.shape}"
+            f"{name}: logits {x} need targets of shape {x[:-1]}, not {target}"
         )
-    if logits.shape[-1] == 0 and math.prod(target.shape):
-        raise ValueError(f"cross_entropy: logits {logits.shape} have no classes")
+    if x[-1] == 0 and math.prod(target):
+        raise ValueError(f"{name}: logits {x} have no classes")
+
+
+def _cross_entropy_rule(logits: Spec, target: Spec, *, classes) -> Spec:
+    _check_targets("cross_entropy", logits.shape, target.shape[:-1])
     return Spec(target.shape, logits.dtype)
 
 
 def _picked(x, target, name):
-    """x at the target class; a negative class is out of range, not one from the end."""
-    at = reshape(e.astype(target, uint32), (*target.shape, 1))
-    return reshape(take_along_axis(x, at, axis=-1, name=name), target.shape)
+    """x at the target class, along the last axis; a negative class is out of range, not one
+    from the end."""
+    return take_along_axis(x, e.astype(target, uint32), axis=-1, name=name)
 
 
-def _cross_entropy_fallback(x, target):
+def _cross_entropy_formula(x, target, *, classes):
+    at = target.astype(uint32)  # a negative class is out of range, not one from the end
+    hit = s.row_index(at, uint32) == s.wrap_index(at, at.const(classes))
+    return -s.row_sum(s.where(hit, _log_softmax_formula(x, axis=-1), 0))
+
+
+def _cross_entropy_fallback(x, target, *, classes):
     return e.negative(_picked(log_softmax(x), target, "cross_entropy"))
 
 
@@ -250,45 +259,47 @@ _cross_entropy_slope = Op(
 )
 
 
-def _cross_entropy_grad(g, y, x, target):
-    g, target = (reshape(v, (*v.shape, 1)) for v in (g, target))
+def _cross_entropy_grad(g, y, x, target, *, classes):
     return _cross_entropy_slope(g, x, target)
 
 
-def _cross_entropy_reference(x, target):
+def _cross_entropy_reference(x, target, *, classes):
     logp = _log_softmax_reference(x, axis=-1)
-    return -np.take_along_axis(logp, target[..., None].astype(int), -1)[..., 0]
+    return -np.take_along_axis(logp, target.astype(int), -1)
 
 
 _cross_entropy = Op(
     "cross_entropy",
-    _rows_rule,
+    _cross_entropy_rule,
     grad=(_cross_entropy_grad, None),
     reference=_cross_entropy_reference,
     cases=lambda rng: [
         Case(
-            [rng.normal(size=(*rows, n)), rng.integers(0, n, rows)],
-            {},
+            [rng.normal(size=(*rows, n)), rng.integers(0, n, (*rows, 1))],
+            {"classes": n},
             ("float32", "float64"),
         )
         for rows, n in _LOGITS
     ],
+    formula=_cross_entropy_formula,
+    row=lambda x, target, *, classes: classes,
     fallback=_cross_entropy_fallback,
     bad=[
         Bad(
-            [((2, 0), "float32"), ((2,), "int32")],
-            {},
+            [((2, 0), "float32"), ((2, 1), "int32")],
+            {"classes": 0},
             ValueError,
             r"cross_entropy: logits \(2, 0\) have no classes",
         ),
         Bad(
-            [((2, 3), "float32"), ((3,), "int32")],
-            {},
+            [((2, 3), "float32"), ((3, 1), "int32")],
+            {"classes": 3},
             ValueError,
             r"cross_entropy: logits \(2, 3\) need targets of shape \(2,\), not \(3,\)",
         ),
     ],
     ulps=32,
+    doc="-log_softmax(x) at the target; target and result have a last axis of size 1.",
 )
 
 
@@ -361,7 +372,9 @@ def cross_entropy(
         losses = e.negative(total(e.multiply(t, log_softmax(x)), axis=-1))
         return _reduced(name, losses, reduction)
     safe = _without_ignored(target, ignore_index)
-    losses, scale = _cross_entropy(x, safe), None
+    column = reshape(safe, (*safe.shape, 1))
+    losses = _cross_entropy(x, column, classes=x.shape[-1])
+    losses, scale = reshape(losses, safe.shape), None
     if weight is not None:
         scale = take(weight, e.astype(safe, uint32), axis=0, name=name)
         losses = e.multiply(losses, scale)
@@ -392,10 +405,11 @@ def nll_loss(
     """-log_probabilities[target]; shapes and weight as for cross_entropy."""
     name = "nll_loss"
     x = _class_axis(name, log_probabilities)
-    _rows_rule(Spec(x.shape, x.dtype), Spec(target.shape, target.dtype))
+    _check_targets(name, tuple(x.shape), tuple(target.shape))
     _check_weight(name, weight, x.shape[-1])
     safe = _without_ignored(target, ignore_index)
-    losses, scale = e.negative(_picked(x, safe, name)), None
+    picked = reshape(_picked(x, reshape(safe, (*safe.shape, 1)), name), safe.shape)
+    losses, scale = e.negative(picked), None
     if weight is not None:
         scale = take(weight, e.astype(safe, uint32), axis=0, name=name)
         losses = e.multiply(losses, scale)

@@ -244,13 +244,19 @@ def _row_loops(program: Program, first: str, step: str, fold: str) -> list[str]:
         value += " / f32(row)" if i.name == "row_mean" else ""
         lines.append(f"let v{k + j} = {value};")
     at = _positions(program)
-    stores = [
-        f"    store_y{n}({at[n]}, v{value});"
-        for n, value in enumerate(expression.outputs)
+    each = [
+        n for n, mode in enumerate(program.modes[: len(program.outputs)]) if mode != "r"
     ]
-    made = [f"    {line}" for line in _row_slice(program, expression.outputs)]
-    loop = f"for (var j = {first}; j < row; j += {step}) {{"
-    return [*lines, loop, *made, *stores, "}"]
+    one = [n for n in range(len(program.outputs)) if n not in each]
+    for loop, numbers in (
+        (f"for (var j = {first}; j < row; j += {step}) {{", each),
+        (f"for (var j = {first}; j < 1u; j += {step}) {{", one),
+    ):
+        ends = [expression.outputs[n] for n in numbers]
+        stores = [f"store_y{n}({at[n]}, v{expression.outputs[n]});" for n in numbers]
+        made = [*_row_slice(program, ends), *stores]
+        lines += [loop, *(f"    {line}" for line in made), "}"] if numbers else []
+    return lines
 
 
 _OVER_ROWS = ("row_sum", "row_mean", "row_max")
@@ -295,6 +301,8 @@ def _positions(program: Program) -> list[str]:
         at = f"P({1 + j}u)"
         if mode == "c":
             at += " + i"
+        elif mode == "r":
+            at += " + r"
         elif mode == "v":
             at += "".join(f" + c{d} * P({strides + d}u)" for d in range(rank))
             strides += rank

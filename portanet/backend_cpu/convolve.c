@@ -52,6 +52,8 @@
 // The part of a weight's gradient that one thread does at a time.
 #define UNIT_ROWS ((int64_t)8 * SUM_ROWS)
 #define UNIT_COLUMNS ((int64_t)8 * SUM_COLUMNS)
+#define MOST_COLUMNS (8 * UNIT_COLUMNS)  // of a unit of SUM_ROWS rows
+#define SMALL_PLANE 256             // elements
 #define PIECE ((int64_t)1 << 18)    // multiply-adds worth a thread
 
 // Toward minus infinity, for b > 0.
@@ -116,11 +118,11 @@ typedef struct {
     int64_t passes, all_panels;
     pass *pass;
     void *copy, *sums;  // of the whole batch, or NULL
-    int64_t sum_step;
+    int64_t sum_step, unit_columns;
     // Of small planes, see convolve_batch.h: those of a result (of a tap, for weight) are
     // pairs[first_pair[i]] to pairs[first_pair[i + 1]].
     int64_t pair_count, pair_bytes, *first_pair;
-    const int64_t *steps;
+    int64_t first_tap, last_tap;  // that have pairs
     pair *pairs;
     void *weights;
 } convolution;

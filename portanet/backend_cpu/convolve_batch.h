@@ -66,19 +66,26 @@ static void TYPE(turn_out)(void *context, int64_t begin, int64_t end) {
 
 // --- forward and input -------------------------------------------------------------
 
-// weights[group][panel][tap][l][row], rows past the last 0.
+// weights[group][panel][tap][l][row], rows past the last 0, of the taps that have pairs.
+// The source is read line by line: it is the longer one, and a cache holds a panel.
 static void TYPE(pack_taps)(void *context, int64_t begin, int64_t end) {
     const convolution *c = context;
-    const T *w = c->weight;
+    const int64_t planes = c->source_planes, kernel = c->kernel, rows = c->rows;
     for (int64_t i = begin; i < end; i++) {
-        int64_t tap = i % c->kernel, panel = i / c->kernel % c->panels;
-        int64_t group = i / c->panels / c->kernel;
-        T *to = (T *)c->weights + i * c->source_planes * c->rows;
-        for (int64_t l = 0; l < c->source_planes; l++)
-            for (int64_t r = panel * c->rows; r < (panel + 1) * c->rows; r++) {
-                int64_t o = group * c->outputs + (c->is_input ? l : r);
-                int64_t at = o * c->channels + (c->is_input ? r : l);
-                *to++ = r < c->result_planes ? w[at * c->kernel + tap] : 0;
+        int64_t first = i % c->panels * rows, group = i / c->panels;
+        int64_t many = smaller(rows, c->result_planes - first);
+        // A line of the source is a row's planes, or a plane's rows.
+        int64_t lines = c->is_input ? planes : many, count = c->is_input ? many : planes;
+        int64_t line_step = c->is_input ? rows : 1, step = c->is_input ? 1 : rows;
+        int64_t o = group * c->outputs + (c->is_input ? 0 : first);
+        const T *w = (const T *)c->weight + o * c->channels * kernel;
+        if (c->is_input) w += first * kernel;
+        T *to = (T *)c->weights + i * kernel * planes * rows;
+        if (many < rows) memset(to, 0, (size_t)(kernel * planes * rows) * sizeof(T));
+        for (int64_t u = 0; u < lines; u++, w += c->channels * kernel)
+            for (int64_t k = c->first_tap; k <= c->last_tap; k++) {
+                T *at = to + k * planes * rows + u * line_step;
+                for (int64_t v = 0; v < count; v++) at[v * step] = w[v * kernel + k];
             }
     }
 }
@@ -164,19 +171,29 @@ static void TYPE(do_taps)(void *context, int64_t begin, int64_t end) {
         int64_t tap = i / blocks / c->panels % c->kernel;
         int64_t group = i / blocks / c->panels / c->kernel;
         VEC tile[TILE_ROWS * TILE_VECTORS] = {{0}};
+        int64_t offset[DEPTH];
         const T *rows = (const T *)c->sums +
                         (group * c->panels + panel) * c->y_size * c->n * c->rows;
-        const pair *first = c->pairs + c->first_pair[tap];
-        const pair *end_pair = c->pairs + c->first_pair[tap + 1];
-        for (const pair *p = first; p < end_pair; p++)
-            for (int64_t l = 0; l < c->n; l += DEPTH) {
-                const T *b = (const T *)c->copy +
-                             (((group * c->x_size + p->at) * blocks + k) * c->n + l) *
-                                 TILE_COLUMNS;
-                TYPE(micros)[c->rows - 1](
-                    smaller(DEPTH, c->n - l), rows + (p->tap * c->n + l) * c->rows,
-                    c->steps, b, b + LANES, (T *)tile, p > first || l > 0);
-            }
+        const T *b = (const T *)c->copy +
+                     (group * c->x_size * blocks + k) * c->n * TILE_COLUMNS;
+        const pair *p = c->pairs + c->first_pair[tap], *last = c->pairs + c->first_pair[tap + 1];
+        bool add = false;
+        // Elements of y that follow one another are one run of up to DEPTH: their rows do so
+        // too.
+        for (int64_t l = 0; p < last; add = true) {
+            int64_t start = p->tap * c->n + l, depth = 0;
+            do {
+                int64_t count = smaller(c->n - l, DEPTH - depth);
+                int64_t at = p->at * blocks * c->n + l;
+                for (int64_t d = 0; d < count; d++)
+                    offset[depth + d] = (at + d) * TILE_COLUMNS;
+                depth += count, l += count;
+                if (l < c->n) break;
+                l = 0, p++;
+            } while (depth < DEPTH && p < last && p->tap == p[-1].tap + 1);
+            TYPE(micros)[c->rows - 1](depth, rows + start * c->rows, offset, b, b + LANES,
+                                      (T *)tile, add);
+        }
         int64_t channel = k * TILE_COLUMNS;
         for (int64_t r = panel * c->rows; r < smaller((panel + 1) * c->rows, c->outputs); r++)
             for (int64_t j = 0; j < smaller(TILE_COLUMNS, c->channels - channel); j++)
@@ -190,22 +207,26 @@ static void TYPE(do_taps)(void *context, int64_t begin, int64_t end) {
 
 // Whether the batch is the better direction: the multiply-adds of each, with what a tile
 // costs beside them (its sums are read and written for each run: RUN of depth), and MOVE
-// for each element that is moved.
+// for each element that is moved; FOLD for each weight whose lanes are added up, PLANE for each
+// plane that is copied by itself.
 static bool TYPE(over_batch)(const convolution *c) {
-    const int64_t RUN = 12, MOVE = 8;
+    const int64_t RUN = 12, MOVE = 8, FOLD = 512, PLANE = 2048;
     int64_t rows = c->panels * c->rows, pairs = c->pair_count, lanes = 0, here, there;
     for (int64_t r = 0; r < c->passes; r++)
         lanes += rounded_up(c->pass[r].vectors, TILE_VECTORS) * LANES * c->pass[r].depth;
     if (c->is_weight) {
-        here = rounded_up(c->outputs, SUM_ROWS) * lanes * c->n;
-        there = pairs * (c->n + RUN) * rows * rounded_up(c->channels, TILE_COLUMNS);
+        here = rounded_up(c->outputs, SUM_ROWS) * (lanes * c->n + c->pass->depth * FOLD);
+        int64_t runs = c->kernel;
+        for (const pair *p = c->pairs + 1; p < c->pairs + pairs; p++)
+            runs += p->tap != p[-1].tap + 1;
+        there = (pairs * c->n + runs * RUN) * rows * rounded_up(c->channels, TILE_COLUMNS);
         there += (c->x_size * rounded_up(c->channels, TILE_COLUMNS) + c->y_size * rows) *
                  c->n * MOVE;
     } else {
         int64_t runs = c->result_size;
         for (const pair *p = c->pairs + 1; p < c->pairs + pairs; p++)
             runs += p->tap != p[-1].tap + 1;
-        here = (lanes * rows + c->source_planes * c->plane * MOVE) * c->n;
+        here = (lanes * rows + c->source_planes * (c->plane * MOVE + PLANE)) * c->n;
         there = (pairs * c->source_planes + runs * RUN) * rows;
         there += (c->source_size * c->source_planes + c->result_size * rows) * MOVE;
         there *= rounded_up(c->n, TILE_COLUMNS);
@@ -217,9 +238,6 @@ static bool TYPE(convolve_batch)(convolution *c) {
     int64_t size = (int64_t)sizeof(T), blocks = divided_up(c->n, TILE_COLUMNS);
     int64_t rows = c->panels * c->rows, copy = 0, sums = 0, weights = 0;
     int64_t channels = divided_up(c->channels, TILE_COLUMNS);
-    int64_t steps[DEPTH];
-    for (int64_t l = 0; l < DEPTH; l++) steps[l] = l * TILE_COLUMNS;
-    c->steps = steps;
     if (c->is_weight) {
         copy = c->groups * c->x_size * channels * c->n * TILE_COLUMNS;
         sums = c->groups * c->y_size * c->n * rows;
@@ -247,8 +265,13 @@ static bool TYPE(convolve_batch)(convolution *c) {
             memset((T *)c->copy + (blocks - 1) * last, 0, (size_t)(last * size));
         }
         pn_parallel_for(blocks, 1, TYPE(turn_in), c);
-        int64_t panels = c->groups * c->kernel * c->panels;
-        int64_t panel = c->source_planes * c->rows;
+        int64_t panels = c->groups * c->panels;
+        int64_t panel = c->source_planes * c->rows * c->kernel;
+        c->first_tap = c->kernel, c->last_tap = -1;
+        for (const pair *p = c->pairs; p < c->pairs + c->pair_count; p++) {
+            c->first_tap = smaller(c->first_tap, p->tap);
+            c->last_tap = larger(c->last_tap, p->tap);
+        }
         pn_parallel_for(panels, moved / panel + 1, TYPE(pack_taps), c);
         int64_t elements = blocks * c->groups * c->result_size;
         int64_t pairs = c->pair_count / c->result_size + 1;

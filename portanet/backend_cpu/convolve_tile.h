@@ -20,25 +20,23 @@ static void TYPE(copy_plane)(const convolution *c, const T *x, T *to) {
     const copied_axis *a = c->copied;
     const int64_t phases = a[0].phases * a[1].phases * a[2].phases;
     const int64_t extent = a[2].extent, step = a[2].step;
+    memset(to, 0, (size_t)c->plane * sizeof(T));
     for (int64_t f = 0; f < phases; f++) {
         int64_t start = start_of(a + 2, f % a[2].phases);
         int64_t s1 = start_of(a + 1, f / a[2].phases % a[1].phases);
         int64_t s0 = start_of(a, f / a[2].phases / a[1].phases);
         int64_t from = smaller(divided_up(larger(-start, 0), step), extent);
         int64_t end = start < a[2].size ? divided_up(a[2].size - start, step) : 0;
-        end = larger(smaller(end, extent), from);
+        end = smaller(end, extent);
         for (int64_t i = 0; i < a[0].extent; i++)
             for (int64_t j = 0; j < a[1].extent; j++, to += extent) {
                 int64_t u = i * a[0].step + s0, v = j * a[1].step + s1;
-                bool inside = u >= 0 && u < a[0].size && v >= 0 && v < a[1].size;
-                int64_t stop = inside ? end : 0;
+                if (u < 0 || u >= a[0].size || v < 0 || v >= a[1].size) continue;
                 const T *row = x + (u * a[1].size + v) * a[2].size + start;
-                for (int64_t q = 0; q < from && inside; q++) to[q] = 0;
                 if (step == 1)
-                    for (int64_t q = from; q < stop; q++) to[q] = row[q];
+                    for (int64_t q = from; q < end; q++) to[q] = row[q];
                 else
-                    for (int64_t q = from; q < stop; q++) to[q] = row[q * step];
-                for (int64_t q = stop; q < extent; q++) to[q] = 0;
+                    for (int64_t q = from; q < end; q++) to[q] = row[q * step];
             }
     }
 }
@@ -224,17 +222,25 @@ static bool TYPE(convolve)(convolution *c) {
 
 // --- weight ------------------------------------------------------------------------
 
-// sums[plane of y, v, lane]: y as vectors of results, 0 where a lane has none.
+// sums[plane of y, v, lane]: y as vectors of results, 0 where a lane has none. Of a small
+// plane the lane of each result is looked up: its rows are too short for loops of their own.
 static void TYPE(copy_results)(void *context, int64_t begin, int64_t end) {
     const convolution *c = context;
     const pass *p = c->pass;
+    const segment *last = p->segments + p->first_segment[p->vectors];
+    int32_t lanes[SMALL_PLANE];
+    bool is_small = c->y_size <= SMALL_PLANE && p->count[2] < LANES;
+    for (const segment *s = p->segments; s < last && is_small; s++)
+        for (int64_t k = 0; k < s->count; k++) lanes[s->at + k] = (int32_t)(s->lane + k);
     for (int64_t i = begin; i < end; i++) {
         const T *y = (const T *)c->weight + i * c->y_size;
         T *to = (T *)c->sums + i * c->sum_step;
         memset(to, 0, (size_t)c->sum_step * sizeof(T));
-        const segment *last = p->segments + p->first_segment[p->vectors];
-        for (const segment *s = p->segments; s < last; s++)
-            for (int64_t k = 0; k < s->count; k++) to[s->lane + k] = y[s->at + k];
+        if (is_small)
+            for (int64_t k = 0; k < c->y_size; k++) to[lanes[k]] = y[k];
+        else
+            for (const segment *s = p->segments; s < last; s++)
+                for (int64_t k = 0; k < s->count; k++) to[s->lane + k] = y[s->at + k];
     }
 }
 
@@ -243,6 +249,7 @@ typedef struct {
     const T *y, *copy;
     int64_t y_image, copy_image;  // from image to image
     const int64_t *offset;        // of the columns
+    int64_t width;                // columns of a row of totals
     int64_t image, end_image, v, end_v;
 } TYPE(part);
 
@@ -275,7 +282,7 @@ static inline __attribute__((always_inline)) void TYPE(add_products)(
 #pragma GCC unroll 8
     for (int j = 0; j < SUM_COLUMNS; j++)
 #pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) total[i * UNIT_COLUMNS + j] += sum[i][j];
+        for (int i = 0; i < rows; i++) total[i * t->width + j] += sum[i][j];
 }
 
 static void TYPE(add_rows)(int64_t rows, const TYPE(part) *t, const pass *p,
@@ -297,11 +304,12 @@ static void TYPE(add_rows)(int64_t rows, const TYPE(part) *t, const pass *p,
 static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_t rows,
                           int64_t l, int64_t columns, VEC *total) {
     const pass *p = c->pass;
-    int64_t offset[UNIT_COLUMNS], images = larger(SUM_BLOCK / p->vectors, 1);
-    for (int64_t j = 0; j < UNIT_COLUMNS; j++)
+    int64_t offset[MOST_COLUMNS], images = larger(SUM_BLOCK / p->vectors, 1);
+    for (int64_t j = 0; j < c->unit_columns; j++)
         offset[j] = p->offset[l + smaller(j, columns - 1)];
     memset(total, 0, (size_t)(UNIT_ROWS * UNIT_COLUMNS) * sizeof(VEC));
-    TYPE(part) t = {.y_image = c->groups * c->outputs * c->sum_step,
+    TYPE(part) t = {.width = c->unit_columns,
+                    .y_image = c->groups * c->outputs * c->sum_step,
                     .copy = (const T *)c->copy + group * c->channels * c->plane,
                     .copy_image = c->groups * c->channels * c->plane};
     for (t.image = 0; t.image < c->n; t.image += images) {
@@ -314,13 +322,13 @@ static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_
                     t.y = (const T *)c->sums + row * c->sum_step;
                     t.offset = offset + j;
                     TYPE(add_rows)(smaller(rows - i, SUM_ROWS), &t, p, c->sum_step,
-                                   total + i * UNIT_COLUMNS + j);
+                                   total + i * c->unit_columns + j);
                 }
         }
     }
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
-            VEC all = total[i * UNIT_COLUMNS + j];
+            VEC all = total[i * c->unit_columns + j];
             for (int64_t half = LANES / 2; half; half /= 2)
                 for (int64_t s = 0; s < half; s++) all[s] += all[s + half];
             int64_t row = group * c->outputs + o + i;
@@ -331,7 +339,7 @@ static void TYPE(do_unit)(const convolution *c, int64_t group, int64_t o, int64_
 static void TYPE(do_units)(void *context, int64_t begin, int64_t end) {
     convolution *c = context;
     int64_t down = divided_up(c->outputs, UNIT_ROWS);
-    int64_t across = divided_up(c->pass->depth, UNIT_COLUMNS);
+    int64_t across = divided_up(c->pass->depth, c->unit_columns);
     int64_t nbytes = UNIT_ROWS * UNIT_COLUMNS * (int64_t)sizeof(VEC);
     VEC *total = pn_alloc(nbytes);
     if (!total) {
@@ -339,9 +347,9 @@ static void TYPE(do_units)(void *context, int64_t begin, int64_t end) {
         return;
     }
     for (int64_t u = begin; u < end; u++) {
-        int64_t o = u / across % down * UNIT_ROWS, l = u % across * UNIT_COLUMNS;
+        int64_t o = u / across % down * UNIT_ROWS, l = u % across * c->unit_columns;
         TYPE(do_unit)(c, u / across / down, o, smaller(c->outputs - o, UNIT_ROWS), l,
-                      smaller(c->pass->depth - l, UNIT_COLUMNS), total);
+                      smaller(c->pass->depth - l, c->unit_columns), total);
     }
     pn_free(total, nbytes);
 }
@@ -355,10 +363,17 @@ static bool TYPE(sum_weight)(convolution *c) {
     c->sums = pn_alloc(nbytes);
     if (c->sums) {
         pn_parallel_for(planes, PIECE / 16 / c->sum_step + 1, TYPE(copy_results), c);
-        int64_t units = c->groups * divided_up(c->outputs, UNIT_ROWS) *
-                        divided_up(p->depth, UNIT_COLUMNS);
+        // Each unit reads the whole batch: of few rows they are wider, if the threads still
+        // have enough of them.
+        int64_t down = c->groups * divided_up(c->outputs, UNIT_ROWS);
+        int64_t held = smaller(rounded_up(c->outputs, SUM_ROWS), UNIT_ROWS);
+        c->unit_columns = UNIT_COLUMNS;
+        while (2 * c->unit_columns * held <= UNIT_ROWS * UNIT_COLUMNS &&
+               down * divided_up(p->depth, 2 * c->unit_columns) >= pn_num_threads())
+            c->unit_columns *= 2;
+        int64_t units = down * divided_up(p->depth, c->unit_columns);
         int64_t work = smaller(c->outputs, UNIT_ROWS) *
-                       smaller(p->depth, UNIT_COLUMNS) * c->n * c->sum_step;
+                       smaller(p->depth, c->unit_columns) * c->n * c->sum_step;
         pn_parallel_for(units, PIECE / work + 1, TYPE(do_units), c);
         pn_free(c->sums, nbytes);
     }

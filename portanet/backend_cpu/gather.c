@@ -11,6 +11,7 @@
 
 #define PIECE ((int64_t)1 << 14)  // elements worth a thread
 #define BLOCK ((int64_t)256)      // indices checked at a time
+#define SHORT ((int64_t)64)       // lines below it are not worth a block
 
 typedef struct {
     const pn_args *args;
@@ -89,6 +90,24 @@ static void copy_row(const gather *g, int64_t x, int64_t i, int64_t to) {
         report(g, &one);
 }
 
+// Rows [begin, end) of 4-byte elements, each under an int32 index of its own: lines of few
+// elements, whose start as a block would take longer.
+static void do_short_lines(void *context, int64_t begin, int64_t end) {
+    const gather *g = context;
+    const uint32_t *x = (const uint32_t *)g->x + g->x_offset;
+    const int32_t *indices = (const int32_t *)g->indices + g->i_offset;
+    int64_t o = begin / g->count, j = begin % g->count;
+    for (int64_t r = begin; r < end; r++, j++) {
+        if (j == g->count) j = 0, o++;
+        int64_t index = indices[o * g->i_outer + j * g->i_axis];
+        int64_t row = index < 0 ? index + g->size : index;
+        if ((uint64_t)row < (uint64_t)g->size)
+            ((uint32_t *)g->y)[r] = x[o * g->x_outer + row * g->x_axis];
+        else
+            pn_set_fault(g->args, r, PN_INDEX_OUT_OF_RANGE, index, g->size);
+    }
+}
+
 static void do_rows(void *context, int64_t begin, int64_t end) {
     const gather *g = context;
     bool whole = g->inner > 1 && g->x_inner == 1 && g->i_inner == 0;
@@ -121,5 +140,7 @@ void PN_KERNEL(gather)(const pn_args *args) {
         .x_inner = w[7], .i_offset = w[8], .i_outer = w[9], .i_axis = w[10],
         .i_inner = w[11]};
     if (g.outer * g.count * g.inner == 0) return;
-    pn_parallel_for(g.outer * g.count, PIECE / g.inner + 1, do_rows, &g);
+    bool is_short = g.inner == 1 && g.count < SHORT && g.itemsize == 4;
+    pn_range_fn run = is_short && g.i_dtype == PN_INT32 ? do_short_lines : do_rows;
+    pn_parallel_for(g.outer * g.count, PIECE / g.inner + 1, run, &g);
 }

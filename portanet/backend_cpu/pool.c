@@ -3,13 +3,15 @@
 // before all; places outside x do not count. Where kernel is 0 the windows are
 // adaptive: p takes [p x / y, (p + 1) x / y), widened to whole elements.
 //
-// A row of results is done tap by tap, so that the loop over it has no branch.
+// A long row of results is done tap by tap, so that the loop over it has no branch.
 //
 // words: planes, x[3], y[3], kernel[3], stride[3], padding[3], dilation[3], x_offset.
 //        x contiguous; y int32.
 #include "convert.h"
 
 #define BLOCK ((int64_t)512)      // results of a row that are done at a time
+#define SHORT ((int64_t)8)        // rows below it are done result by result
+#define FEW ((int64_t)9)          // elements of a window
 #define PIECE ((int64_t)1 << 15)  // comparisons worth a thread
 
 typedef struct {

@@ -36,34 +36,50 @@ static void TYPE(do_row)(const pooling *q, const T *x, window u, window v, int32
     }
 }
 
-// One result of windows that differ.
-static int32_t TYPE(find)(const pooling *q, const T *x, window u, window v, window w) {
-    int64_t found = -1;
+// One result, where windows differ or rows are short. In a window of few elements a branch
+// would be a coin's toss; in one of many it is seldom taken, and nothing waits for it.
+static inline int32_t TYPE(find)(const pooling *q, const T *x, window u, window v, window w,
+                                 const bool is_few) {
+    if (u.count * v.count * w.count == 0) return -1;
+    const int64_t width = q->x_sizes[2], height = q->x_sizes[1];
+    int64_t found = (u.begin * height + v.begin) * width + w.begin;
+    T best = x[found];
     for (int64_t a = 0; a < u.count; a++)
-        for (int64_t b = 0; b < v.count; b++)
-            for (int64_t c = 0; c < w.count; c++) {
-                int64_t i = ((u.begin + a * u.step) * q->x_sizes[1] + v.begin +
-                             b * v.step) * q->x_sizes[2] + w.begin + c * w.step;
-                    if (found < 0 || x[i] > x[found] ||
-                    (IS_NAN(x[i]) && !IS_NAN(x[found])))
-                    found = i;
+        for (int64_t b = 0; b < v.count; b++) {
+            int64_t line = (u.begin + a * u.step) * height + v.begin + b * v.step;
+            int64_t i = line * width + w.begin;
+            for (int64_t c = 0; c < w.count; c++, i += w.step) {
+                T value = x[i];
+                if (is_few) best = x[found];
+                int64_t wins = (value > best) | (IS_NAN(value) & !IS_NAN(best));
+                if (is_few)
+                    found ^= (found ^ i) & -wins;
+                else if (wins)
+                    found = i, best = value;
             }
+        }
     return (int32_t)found;
 }
 
 static void TYPE(do_rows)(void *context, int64_t begin, int64_t end) {
     const pooling *q = context;
+    int64_t width = q->y_sizes[2];
+    bool is_long = q->kernel[2] > 0 && width >= SHORT;
+    window columns[SHORT];
+    for (int64_t k = 0; k < smaller(width, SHORT); k++) columns[k] = window_of(q, 2, k);
     for (int64_t r = begin; r < end; r++) {
         int64_t line = r / q->y_sizes[1];
         window v = window_of(q, 1, r % q->y_sizes[1]);
         window u = window_of(q, 0, line % q->y_sizes[0]);
         const T *x = (const T *)q->x + line / q->y_sizes[0] * q->x_size;
-        int32_t *y = q->y + r * q->y_sizes[2];
-        if (q->kernel[2] > 0)
-            TYPE(do_row)(q, x, u, v, y);
-        else
-            for (int64_t k = 0; k < q->y_sizes[2]; k++)
-                y[k] = TYPE(find)(q, x, u, v, window_of(q, 2, k));
+        int32_t *y = q->y + r * width;
+        if (is_long) TYPE(do_row)(q, x, u, v, y);
+        for (int64_t k = 0; k < width && !is_long; k++) {
+            window w = k < SHORT ? columns[k] : window_of(q, 2, k);
+            bool is_few = u.count * v.count * w.count <= FEW;
+            y[k] = is_few ? TYPE(find)(q, x, u, v, w, true)
+                          : TYPE(find)(q, x, u, v, w, false);
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 #define PIECE ((int64_t)1 << 14)  // elements worth a thread
 #define CHUNK ((int64_t)64)       // the narrowest range of i that is worth a task
 #define BLOCK ((int64_t)256)      // indices checked at a time
+#define SHORT ((int64_t)64)       // lines below it are not worth a block
 
 typedef struct {
     const pn_args *args;
@@ -139,6 +140,33 @@ static void do_part(const scatter *s, int64_t o, int64_t i, int64_t n, int64_t f
     }
 }
 
+// All j of o in [begin, end), of 4-byte elements each under an int32 index of its own:
+// lines of few elements, whose start as a block would take longer.
+#define DEFINE_SHORT_LINES(NAME, S, RESULT)                                            \
+    static void NAME(void *context, int64_t begin, int64_t end) {                      \
+        const scatter *s = context;                                                    \
+        for (int64_t o = begin; o < end; o++) {                                        \
+            S *y = (S *)s->y + o * s->size;                                            \
+            const S *v = (const S *)s->v + s->v_offset + o * s->v_outer;               \
+            const int32_t *indices = (const int32_t *)s->indices + s->i_offset;        \
+            indices += o * s->i_outer;                                                 \
+            for (int64_t j = 0; j < s->count; j++) {                                   \
+                int64_t index = indices[j * s->i_axis];                                \
+                int64_t row = index < 0 ? index + s->size : index;                     \
+                if ((uint64_t)row >= (uint64_t)s->size) {                              \
+                    pn_set_fault(s->args, o * s->count + j, PN_INDEX_OUT_OF_RANGE,     \
+                                 index, s->size);                                      \
+                    continue;                                                          \
+                }                                                                      \
+                S p = y[row], q = v[j * s->v_axis];                                    \
+                (void)p;                                                               \
+                y[row] = RESULT;                                                       \
+            }                                                                          \
+        }                                                                              \
+    }
+DEFINE_SHORT_LINES(add_short_lines, float, p + q)
+DEFINE_SHORT_LINES(set_short_lines, uint32_t, q)
+
 static void do_tasks(void *context, int64_t begin, int64_t end) {
     const scatter *s = context;
     for (int64_t t = begin; t < end; t++) {
@@ -176,6 +204,12 @@ void PN_KERNEL(scatter)(const pn_args *args) {
         .v_inner = w[7], .i_offset = w[8], .i_outer = w[9], .i_axis = w[10],
         .i_inner = w[11]};
     if (s.outer * s.count * s.inner == 0) return;
+    bool is_float = s.dtype == PN_FLOAT32, is_index = s.i_dtype == PN_INT32;
+    if (s.inner == 1 && s.count < SHORT && is_index && (s.is_add ? is_float : s.itemsize == 4)) {
+        pn_range_fn run = s.is_add ? add_short_lines : set_short_lines;
+        pn_parallel_for(s.outer, PIECE / s.count + 1, run, &s);
+        return;
+    }
     cut(&s);
     int64_t tasks = s.outer * s.chunks * s.bands;
     int64_t each = s.count * s.chunk / s.bands + 1;

@@ -77,7 +77,14 @@ def _index_cases(rng, count, shapes) -> list[Case]:
     return cases
 
 
-_GATHERED = [(1, 5, 1, 1, 1), (3, 7, 4, 1, 1), (3, 7, 4, 3, 4), (2, 300, 5, 2, 1)]
+_GATHERED = [
+    (1, 5, 1, 1, 1),
+    (5, 9, 1, 5, 1),
+    (4, 3, 1, 1, 1),
+    (3, 7, 4, 1, 1),
+    (3, 7, 4, 3, 4),
+    (2, 300, 5, 2, 1),
+]
 
 _gather = Op(
     "gather",

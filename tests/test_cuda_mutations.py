@@ -1,8 +1,8 @@
 """Would the tests of the CUDA kernels notice? Faults are planted, one by one.
 
-Each goes into one file of the backend, in memory; the named tests of test_cuda_kernels.py
-run on it in a process of their own, some built with AddressSanitizer, and must fail.
-Without a fault they pass: test_cuda_kernels.py runs them so.
+Each goes into one file of the backend, in memory; the named tests of the kernels run on it
+in a process of their own, some built with AddressSanitizer, and must fail. Without a fault
+they pass: the files in KERNELS run them so.
 """
 
 import json
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="the simulator is built by g++"
 )
 TESTS = Path(__file__).parent
+KERNELS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py")
 BARRIER = "__syncthreads();"
 
 
@@ -101,6 +102,15 @@ FAULTS = (
     Fault("convolve: the padding on the right is missed", "convolve.cu",
           "(unsigned)at.c < (unsigned)s.c", "(unsigned)at.c <= (unsigned)s.c",
           "test_convolve and forward and case0"),
+    Fault("rows of formulas: a warp's part is read at once", "rows.cu",
+          "PN_DEVICE void meet() { __syncthreads(); }", "PN_DEVICE void meet() {}",
+          "every_length and 1500"),
+    Fault("rows of formulas: lanes that are left over read past the last row", "rows.cu",
+          "const PN_INDEX r = wanted < rows ? wanted : rows - 1,", "const PN_INDEX r = wanted,",
+          "one_for_a_row", is_sanitized=True),
+    Fault("rows of formulas: half the lanes are left out", "rows.cu",
+          "int distance = n / 2; distance", "int distance = n / 4; distance",
+          "every_length and 65"),
     Fault("pool: the last of equals", "pool.cu", "value > best", "value >= best",
           "pool_finds and float32-sizes1"),
 )  # fmt: skip
@@ -134,7 +144,7 @@ def run_kernels(chosen, **environment):
         "no:cacheprovider",
         "-o",
         "addopts=",
-        "tests/test_cuda_kernels.py",
+        *KERNELS,
     ]
     command += ["-k", f"({chosen}) and not code_keeps"]
     if "CUSIM_SANITIZE" in environment:  # or what it prints as it aborts is lost

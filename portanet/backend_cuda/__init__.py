@@ -139,6 +139,7 @@ class Backend:
     name = "cuda"
     dtypes = frozenset(ALL)
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
+    sums_rows = True
     writes_in_place = True
 
     def __init__(self, index: int = 0):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..program import Program
+from . import rows
 from .plan import Gpu, Plan, Step
 
 THREADS = 256
@@ -14,7 +15,10 @@ MOST = 8  # neighbours of a thread
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
-    """One step. Each operand is either in packs of neighbours or one for all of them."""
+    """One step, of rows.py where the formula has rows. Each operand is either in packs of neighbours or one for all of them."""
+    assert program.expression is not None
+    if program.expression.has_rows:
+        return rows.plan(program, words, gpu)
     n, rank, modes = words[0], program.rank, program.modes
     operands = len(modes)
     offsets = words[1 : 1 + operands]

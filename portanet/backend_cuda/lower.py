@@ -25,7 +25,7 @@ from ..dtypes import (
     uint32,
 )
 from ..program import Program
-from ..scalars import Expression, Instruction
+from ..scalars import ROWS, Expression, Instruction
 from .plan import Step
 
 HERE = Path(__file__).parent
@@ -87,6 +87,7 @@ def words_declared(count: int) -> int:
 
 def text(program: Program, step: Step) -> str:
     """All that is compiled for a step, but for its first line, which names it."""
+    rows = program.expression is not None and program.expression.has_rows
     names = [f"Y{j}" for j in range(len(program.outputs))]
     names += [f"X{j}" for j in range(len(program.inputs))]
     dtypes = (*program.outputs, *program.inputs)
@@ -97,8 +98,10 @@ def text(program: Program, step: Step) -> str:
     ]
     lines += [f"#define PN_OPTION_{option} 1" for option in program.options]
     lines += [f"#define {name} {value}" for name, value in step.defines]
-    kernel = with_headers(file_text(f"{program.kernel}.cu"))
-    if program.expression is not None:
+    kernel = with_headers(file_text(f"{step.entry if rows else program.kernel}.cu"))
+    if rows:
+        kernel = over_rows(program, kernel, dict(step.defines))
+    elif program.expression is not None:
         kernel = elementwise(program, kernel, dict(step.defines))
     parts = ["\n".join(lines), file_text("pn.cuh"), scalars_of(kernel), kernel]
     return "\n".join(parts)
@@ -107,18 +110,34 @@ def text(program: Program, step: Step) -> str:
 # ---------------------------------------------------------------- elementwise
 
 
+def _operands(program: Program) -> list[str]:
+    """The parameters of an entry, but for the words."""
+    operands = [f"PN_Y{j} *y{j}" for j in range(len(program.outputs))]
+    operands += [f"const PN_X{j} *x{j}" for j in range(len(program.inputs))]
+    return [*operands, "pn_fault fault"] if program.can_fault else operands
+
+
+def over_rows(program: Program, template: str, defines: dict) -> str:
+    """The kernel of an elementwise program with sums over rows."""
+    from . import phases
+
+    row = 1 + len(program.modes) + program.rank * (1 + program.modes.count("v"))
+    return Template(template).substitute(
+        operands=", ".join(_operands(program)),
+        row=row,
+        kernel="\n".join(f"    {line}" for line in phases.kernel(program, defines)),
+    )
+
+
 def elementwise(program: Program, template: str, defines: dict) -> str:
     """The kernel of an elementwise program."""
     assert program.expression is not None
-    operands = [f"PN_Y{j} *y{j}" for j in range(len(program.outputs))]
-    operands += [f"const PN_X{j} *x{j}" for j in range(len(program.inputs))]
     parameters = ["PN_INDEX i"]
     parameters += [
         f"{COMPUTED_AS[t.compute]} v{j}" for j, t in enumerate(program.inputs)
     ]
     parameters += [f"PN_Y{j} *y{j}" for j in range(len(program.outputs))]
     if program.can_fault:
-        operands.append("pn_fault fault")
         parameters.append("pn_fault fault")
     lines = body(program.expression)
     lines += [
@@ -126,7 +145,7 @@ def elementwise(program: Program, template: str, defines: dict) -> str:
     ]
     return Template(template).substitute(
         parameters=", ".join(parameters),
-        operands=", ".join(operands),
+        operands=", ".join(_operands(program)),
         body="\n".join(f"    {line}" for line in lines),
         kernel="\n".join(f"    {line}" for line in _kernel(program, defines)),
     )
@@ -136,8 +155,8 @@ def _kernel(program: Program, defines: dict) -> list[str]:
     """From the thread's first element to its stores."""
     together = defines["PN_TOGETHER"]  # a letter an operand: "p" in a pack, "o" one
     outputs, inputs = len(program.outputs), len(program.inputs)
-    at = _positions(program)
-    lines = _coordinates(program)
+    at = positions(program, "i")
+    lines = coordinates(program, "i")
     for j in range(inputs):
         if together[outputs + j] == "o":
             lines.append(f"const auto a{j} = pn_load(x{j}, {at[outputs + j]});")
@@ -172,9 +191,9 @@ def _kernel(program: Program, defines: dict) -> list[str]:
     return [*lines, "if (i + PN_VECTOR <= n) {", *many, "} else {", rest, "}"]
 
 
-def _coordinates(program: Program) -> list[str]:
-    """c0, c1, ...: the element's position in each dimension."""
-    rank, lines, rest = program.rank, [], "i"
+def coordinates(program: Program, element: str) -> list[str]:
+    """c0, c1, ...: the position of element number `element` in each dimension."""
+    rank, lines, rest = program.rank, [], element
     shape = 1 + len(program.modes)
     for d in range(rank - 1, 0, -1):
         lines.append(f"const PN_INDEX r{d} = pn_quotient({rest}, W({shape + d}));")
@@ -185,14 +204,14 @@ def _coordinates(program: Program) -> list[str]:
     return lines
 
 
-def _positions(program: Program) -> list[str]:
-    """Where each operand's element lies, as expressions."""
+def positions(program: Program, element: str) -> list[str]:
+    """Where each operand's element number `element` lies, as expressions."""
     rank, found = program.rank, []
     strides = 1 + len(program.modes) + rank
     for j, mode in enumerate(program.modes):
         at = f"W({1 + j})"
         if mode == "c":
-            at += " + i"
+            at += f" + {element}"
         elif mode == "v":
             at += "".join(f" + c{d} * W({strides + d})" for d in range(rank))
             strides += rank
@@ -237,6 +256,10 @@ def _instruction(i: Instruction, types: Sequence[Dtype], v: Sequence[str]) -> st
         return constant(i.immediate, i.dtype)
     if i.name == "index":
         return f"({COMPUTED_AS[i.dtype]})i"
+    if i.name == "row_index":
+        return f"({COMPUTED_AS[i.dtype]})j"
+    if i.name in ROWS:
+        return ""  # made by the threads of a row together
     if i.name == "cast":
         return cast(v[0], types[0], i.dtype)
     if i.name == "cast_checked":

@@ -182,8 +182,15 @@ def launch(
     outs = [dtypes.as_dtype(name) for name, _ in outputs]
     ins = [dtypes.as_dtype(x.dtype) for x in inputs]
     made = Program(kernel, tuple(outs), tuple(ins), tuple(options), label="probe")
+    counts = [n for _, n in outputs]
+    return launch_program(made, words, counts, inputs, keep, gpu, entries)
+
+
+def launch_program(made, words, counts, inputs, keep=None, gpu=H200, entries=None):
+    """Results of one launch of a program whose outputs have so many elements."""
+    outs = made.outputs
     chosen = plan_of(made, [int(w) for w in words], gpu)
-    buffers = [Memory(n * t.itemsize) for t, (_, n) in zip(outs, outputs, strict=True)]
+    buffers = [Memory(n * t.itemsize) for t, n in zip(outs, counts, strict=True)]
     if keep is not None:
         buffers[0] = Memory(keep.nbytes, keep)
     buffers += [Memory(x.nbytes, x) for x in inputs]
@@ -196,6 +203,25 @@ def launch(
     if record.word:
         assert record.word >> 8 == LABEL
         raise program.fault(record.word & 255, "probe", record.value, record.size)
-    sized = zip(buffers, outs, outputs)
-    read = [b.read(t.numpy, n) for b, t, (_, n) in sized]
+    read = [b.read(t.numpy, n) for b, t, n in zip(buffers, outs, counts)]
     return read[0] if len(read) == 1 else read
+
+
+ORDERS = ("forward", "reverse", "1")
+
+
+def in_every_order(run):
+    """What `run` returns, arrays: the same bits in every order of threads and blocks."""
+    found = []
+    before = os.environ.get("CUSIM_ORDER")
+    for order in ORDERS:
+        os.environ["CUSIM_ORDER"] = order
+        made = run()
+        found.append(made if isinstance(made, list) else [made])
+    os.environ.pop("CUSIM_ORDER")
+    if before:
+        os.environ["CUSIM_ORDER"] = before
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.tobytes() == b.tobytes(), "the order of threads shows"
+    return made

@@ -266,8 +266,8 @@ def elementwise_program(
     layouts += [h.layout.expanded(shape) for h in inputs]
     sizes, strides = collapse(shape, [x.strides for x in layouts])
     found = [_mode(sizes, s) for s in strides]
-    for k in range(len(outputs) if expression.has_rows else 0):
-        if _is_one_a_row(layouts[k], row):
+    for k, x in enumerate(layouts if expression.has_rows else ()):
+        if _is_one_a_row(x, row):
             found[k] = "r"
     modes = "".join(found)
     rank = len(sizes) if "v" in modes else 0

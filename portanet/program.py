@@ -7,10 +7,10 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
 
   elementwise   n, then the offset of each operand, shape[rank], then strides[rank] of each
                 operand whose mode is "v". Modes (one letter an operand, outputs first):
-                "c" contiguous from its offset, "s" one element for all, "v" strided, and of
-                outputs "r": one element for each row, contiguous. rank is 0 if no operand is
-                "v". Where the expression has rows, the number of elements of a row follows:
-                it divides n.
+                "c" contiguous from its offset, "s" one element for all, "v" strided, and
+                where the expression has rows "r": one element for each row, contiguous. rank
+                is 0 if no operand is "v". Where the expression has rows, the number of
+                elements of a row follows: it divides n.
   reduce        kept, reduced, kept_rank, reduced_rank, offset, kept_shape[], kept_strides[],
                 reduced_shape[], reduced_strides[]. Output contiguous, `kept` elements,
                 row-major over kept_shape. options: (which,) one of sum mean prod max min any

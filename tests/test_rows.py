@@ -35,6 +35,9 @@ def expected(x, y):
 
 def lying(kind, shape, rng):
     """(values, a view of the shape) of one way to lie in memory."""
+    if kind == "gaps":  # one for each row, with another between
+        values = rng.normal(size=(*shape[:-1], 2)).astype(np.float32)
+        return values, np.broadcast_to(values[..., :1], shape)
     stored = {"one": (1,) * len(shape), "rows": (*shape[:-1], 1),
               "columns": shape[-1:], "turned": shape[::-1]}.get(kind, shape)  # fmt: skip
     values = rng.normal(size=stored).astype(np.float32)
@@ -47,7 +50,14 @@ def test_results_for_elements_and_for_rows(name, shape):
     device = get(name)
     backend, rng, count = device.backend, np.random.default_rng(0), 0
     expression = s.trace(formula, (float32, float32))
-    for kinds in ("plain plain", "one plain", "rows columns", "turned rows", "one one"):
+    for kinds in (
+        "plain plain",
+        "one plain",
+        "rows columns",
+        "turned rows",
+        "one one",
+        "plain gaps",
+    ):
         pairs = [lying(kind, shape, rng) for kind in kinds.split()]
         arrays = [from_numpy(values, float32, device) for values, _ in pairs]
         views = []
@@ -55,12 +65,16 @@ def test_results_for_elements_and_for_rows(name, shape):
             x = a.layout
             if kind == "turned":
                 x = x.view(shape, x.strides[::-1])
+            if kind == "gaps":
+                x = x.view((*shape[:-1], 1), x.strides)
             views.append(Handle(3 + k, x))
         one = layout((*shape[:-1], 1), float32, device)
         outs = [Handle(0, layout(shape, float32, device))]
         outs += [Handle(k, one.expanded(shape)) for k in (1, 2)]
         program, words = elementwise_program("rows", expression, outs, views, shape[-1])
-        assert program.modes[1:3] == ("rr" if shape[-1] > 1 else "cc")
+        if shape[-1] > 1:
+            one_a_row = [1, 2, *(3 + k for k in (0, 1) if kinds.split()[k] == "rows")]
+            assert all(program.modes[k] == "r" for k in one_a_row)
         sizes = [np.prod(shape), one.size, one.size]
         buffers = [backend.alloc(int(n) * 4) for n in sizes]
         backend.build(program, tuple(words))(*buffers, *(a.buffer for a in arrays))
@@ -70,7 +84,7 @@ def test_results_for_elements_and_for_rows(name, shape):
             # Sums of up to 1300 in float32, and exp within 1 to 3 ulp.
             np.testing.assert_allclose(made, y.reshape(-1), rtol=2e-5, atol=2e-5)
             count += 1
-    assert count == 15
+    assert count == 18
 
 
 def test_every_device_that_is_here_was_asked():

@@ -102,7 +102,7 @@ class Lowering:
 
     def _find_per_row(self) -> list[bool]:
         """Which values are the same for all elements of a row, and not for all."""
-        known = [False] * self.inputs
+        known = [self.modes[self.outputs + i] == "r" for i in range(self.inputs)]
         for j, i in enumerate(self.expression.instructions):
             both = [known[o] or self.uniform[o] for o in i.operands]
             of_rows = not self.uniform[self.inputs + j] and bool(both) and all(both)
@@ -151,8 +151,12 @@ class Lowering:
             return cell
         if mode == "c" and in_place:
             return self._slot(OPERAND, k)
+        if mode == "r" and in_place:
+            return self._slot(ONE_A_ROW, k)
         register = self._register(storage.compute)
-        if mode == "c":
+        if mode == "r":
+            source, name = self._slot(ONE_A_ROW, k), f"{FOR_ROWS}load.{storage.name}"
+        elif mode == "c":
             source, name = self._slot(OPERAND, k), f"load.{storage.name}"
         else:
             source, name = self._slot(VIEW, k), f"gather.{storage.name}"
@@ -269,9 +273,16 @@ class Lowering:
         self.body.append((f"{verb}.{storage.name}", (out, self._vector(value))))
 
     def _store_one_a_row(self, k: int, value: int) -> None:
-        assert self.uniform[value] or self.per_row[value], self.program.label
-        slot = self._vector(value) if self.uniform[value] else self._at(value)
-        name = f"{FOR_ROWS}store.{self.program.outputs[k].name}"
+        storage = self.program.outputs[k]
+        if self.per_row[value]:
+            slot = self._at(value)
+        elif self.uniform[value]:
+            slot = self._vector(value)
+        else:  # of inputs that are the same for a row, which their strides don't show
+            slot = self._register(storage.compute)
+            name = f"row_max.{storage.compute.name}"  # of equals
+            self.body.append((name, (slot, self._at(value))))
+        name = f"{FOR_ROWS}store.{storage.name}"
         self.body.append((name, (self._slot(ONE_A_ROW, k), slot)))
 
     def run(self) -> Lowering:

@@ -210,8 +210,11 @@ def _picked(x, target, name):
 
 def _cross_entropy_formula(x, target, *, classes):
     at = target.astype(uint32)  # a negative class is out of range, not one from the end
-    hit = s.row_index(at, uint32) == s.wrap_index(at, at.const(classes))
-    return -s.row_sum(s.where(hit, _log_softmax_formula(x, axis=-1), 0))
+    is_there = s.wrap_index(at, at.const(classes)) == at
+    hit = s.row_index(at, uint32) == at
+    away = x - s.row_max(x)
+    found = s.row_sum(s.where(hit, away, 0))
+    return s.log(s.row_sum(s.exp(away))) - s.where(is_there, found, 0)
 
 
 def _cross_entropy_fallback(x, target, *, classes):
@@ -219,7 +222,8 @@ def _cross_entropy_fallback(x, target, *, classes):
 
 
 def _slope_formula(g, x, target):
-    hit = s.row_index(target, target.dtype) == target
+    at = target.astype(uint32)
+    hit = s.row_index(at, uint32) == at
     return (_softmax_formula(x, axis=-1) - s.where(hit, x.const(1), 0)) * g
 
 

@@ -140,6 +140,7 @@ class Trace:
                 ends.append(end.value)
         self._settle(tracer)
         self.modules = list(tracer.modules.values())
+        self.optimizers = list(tracer.optimizers.values())
         self.handles = [(t, t.node is None) for t, _ in tracer.states.values()]
         found = (self.grads, self.modules, self.handles)
         self.seen = [[now for _, now in pairs] for pairs in found]
@@ -172,6 +173,7 @@ class Trace:
             [leaf.grad is None for leaf, _ in self.grads] == seen[0]
             and [module.training for module, _ in self.modules] == seen[1]
             and [t.node is None for t, _ in self.handles] == seen[2]
+            and all(rule.state is state for rule, state in self.optimizers)
             and self.plan.fits()
         )
 

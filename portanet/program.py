@@ -116,6 +116,9 @@ class Program:
     modes: str = ""
     rank: int = 0
     label: str = ""  # the operator that asked, for messages
+    # Of elementwise programs: the number of each operand's buffer, where some outputs, or
+    # some inputs, are known to be in one. Else empty.
+    buffers: tuple[int, ...] = ()
 
     @property
     def can_fault(self) -> bool:
@@ -146,6 +149,9 @@ class Program:
 
 
 OWN_INPUTS = 2  # of a kernel that may have an epilogue
+
+# Bytes; WebGPU's minStorageBufferOffsetAlignment is at most this.
+ALIGNMENT = 256
 
 # What a kernel may find wrong with its data. A kernel stores (code, value, size) once.
 INDEX_OUT_OF_RANGE = 1
@@ -191,6 +197,11 @@ class Backend(Protocol):
 
     def alloc(self, nbytes: int) -> Any:
         """An uninitialised buffer, given back when Python drops it. OutOfMemoryError."""
+        ...
+
+    def part(self, buffer: Any, offset: int, nbytes: int) -> Any:
+        """A buffer that is a range of another (its `whole`, from byte `offset` on, a
+        multiple of ALIGNMENT), which it keeps alive. A backend may lack it."""
         ...
 
     def upload(self, array: np.ndarray, dtype: Dtype) -> Any:

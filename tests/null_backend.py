@@ -9,6 +9,7 @@ import numpy as np
 
 from portanet.dtypes import ALL
 from portanet.errors import DeviceError
+from portanet.program import ALIGNMENT
 from portanet.shaders.lower import HERE
 
 KERNELS = tuple(p.stem for p in HERE.glob("*.wgsl") if p.stem != "scalar")
@@ -19,6 +20,15 @@ class Buffer:
 
     def __init__(self, nbytes):
         self.nbytes = nbytes
+
+
+class Part(Buffer):
+    """A range of a buffer."""
+
+    def __init__(self, whole, offset, nbytes):
+        assert offset % ALIGNMENT == 0 and offset + nbytes <= whole.nbytes
+        super().__init__(nbytes)
+        self.whole, self.offset = whole, offset
 
 
 class NullBackend:
@@ -50,6 +60,8 @@ class NullBackend:
 
     def _freed(self, nbytes):
         self.live -= nbytes
+
+    part = staticmethod(Part)
 
     def upload(self, array, dtype):
         assert array.flags.c_contiguous and array.dtype == dtype.numpy

@@ -9,22 +9,26 @@ before it, as the bits of one number.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from ..arrays import Handle
 from . import cost
 from .absorb import MAX_INSTRUCTIONS, absorb
 from .graph import Graph, Work, dependencies
+from .pack import updates
 
 # Work over few elements shares a launch even if it shares no input.
 SMALL = 4096
 SIBLINGS = 8  # groups that are looked at for each input
 
 
-def fuse(graph: Graph, max_operands: int, small: int = SMALL) -> None:
-    """Join elementwise work where it fits, in one pass over the work."""
-    groups = Groups(graph, max_operands, small)
+def fuse(
+    graph: Graph, max_operands: int, small: int = SMALL, packed: Container[int] = ()
+) -> None:
+    """Join elementwise work where it fits, in one pass over the work. What makes the slots
+    `packed` is not joined to share a launch: it stays alike, for the pass `pack`."""
+    groups = Groups(graph, max_operands, small, packed)
     for i in range(len(graph.work)):
         groups.add(i)
     graph.work = groups.ordered()
@@ -37,6 +41,7 @@ class Groups:
     graph: Graph
     max_operands: int
     most: int  # elements of work that joins work it shares nothing with
+    packed: Container[int] = ()  # slots whose writers stay alike
     work: dict[int, Work] = field(default_factory=dict)
     into: dict[int, int] = field(default_factory=dict)  # a joined group -> by whom
     bits: dict[int, int] = field(default_factory=dict)  # of the pieces of a group
@@ -77,7 +82,8 @@ class Groups:
             known = self.readers.setdefault(h.slot, [])
             if not known or known[-1] != group:
                 known.append(group)
-        if w.expression is not None and w.size <= self.most:
+        alone = updates(self.graph, w, self.packed)
+        if w.expression is not None and w.size <= self.most and not alone:
             self.small.setdefault(w.size, []).append(group)
 
     # ---- who may join whom
@@ -103,6 +109,8 @@ class Groups:
             if any(h.layout.expanded(w.shape).strides)
             for k in self.readers.get(h.slot, ())[-SIBLINGS:]
         ]
+        if updates(self.graph, w, self.packed):
+            return
         if w.size <= self.most:
             nearby += [self.find(k) for k in self.small.get(w.size, ())[-SIBLINGS:]]
         for a in nearby:

@@ -71,6 +71,12 @@ class Graph:
     slots: list[Slot] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     results: list[Handle] = field(default_factory=list)
+    # Slot -> the slots that lie in it, each with its first byte. See pack.py.
+    packs: dict[int, dict[int, int]] = field(default_factory=dict)
+
+    def home(self) -> dict[int, int]:
+        """Slot that lies in another -> that one."""
+        return {s: whole for whole, parts in self.packs.items() for s in parts}
 
     def slot(self, nbytes: int, source: Source | None = None) -> int:
         self.slots.append(Slot(nbytes, source))
@@ -115,7 +121,7 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
     """The program of a piece of work, and its words."""
     if w.expression is not None:
         made, words = elementwise_program(w.label, w.expression, w.outs, w.ins, w.row)
-        return made, tuple(words)
+        return replace(made, buffers=_buffers(w)), tuple(words)
     assert w.program is not None
     if w.epilogue is None:
         return w.program, w.words
@@ -130,6 +136,18 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
         options=w.program.options,
     )
     return program, (*w.words, *words)
+
+
+def _buffers(w: Work) -> tuple[int, ...]:
+    """See `Program.buffers`: outputs in one slot, and inputs in one, of equal dtypes."""
+    keys = [
+        (i < len(w.outs), h.slot, h.layout.dtype)
+        for i, h in enumerate([*w.outs, *w.ins])
+    ]
+    distinct = list(dict.fromkeys(keys))
+    if len(distinct) == len(keys):
+        return ()
+    return tuple(map(distinct.index, keys))
 
 
 class Recorder(Emitter):

@@ -42,10 +42,10 @@ def user_line() -> str:
 class Source:
     """Where a value comes from that no call made: its array is found anew at each replay."""
 
-    kind: str  # "argument", "state", "constant"
+    kind: str  # "argument", "state", "constant"; "pack": of states, see pack.py
     get: Callable[[], Array] | None  # None for an argument, whose place is `index`
     layout: Layout | None  # the array's, when it was traced
-    index: int = -1
+    index: int = -1  # of a pack: the slot of the new values, each where the old one is
     number: Any = None  # of a constant that is one number
     owner: Any = None  # of a state: the tensor, or the leaf whose gradient it is
 
@@ -129,6 +129,7 @@ class Tracer:
         default_factory=dict
     )  # id: leaf, start grad
     modules: dict[int, tuple[Any, bool]] = field(default_factory=dict)
+    optimizers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _arrays: dict[int, tuple[Array, Lazy]] = field(default_factory=dict)
     _numbers: dict[Any, Lazy] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict)

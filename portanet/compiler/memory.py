@@ -23,11 +23,13 @@ class Memory:
 def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
     """Temporary slot -> the first and the last work that touches it."""
     found: dict[int, tuple[int, int]] = {}
+    home = graph.home()
     for i, w in enumerate(graph.work):
         for h in (*w.outs, *w.ins):
-            slot = graph.slots[h.slot]
+            number = home.get(h.slot, h.slot)
+            slot = graph.slots[number]
             if slot.source is None and not slot.kept:
-                found[h.slot] = (found.get(h.slot, (i, i))[0], i)
+                found[number] = (found.get(number, (i, i))[0], i)
     return found
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from ..arrays import Array
 from ..program import Program
-from . import fold, fuse, hoist, inline, lengthen, memory, order, recompute, regions
-from . import share, turn, unturn
+from . import fold, fuse, hoist, inline, lengthen, memory, order, pack, recompute
+from . import regions, share, turn, unturn
 from .epilogue import give_epilogues
 from .graph import Graph, program_of
 from .lazy import Source
+from .packed import Packed
 from .reuse import Old, Target, take
 
 
@@ -41,8 +42,11 @@ def optimise(
     if memory_limit is None:  # what a kernel has taken can't be computed again alone
         able = getattr(graph.device.backend, "epilogues", ())
         give_epilogues(graph, able, most, pairs)
+    packs = _packs(graph.device.backend) and memory_limit is None
     # Work that joins only to save a launch would have all its inputs wait for it.
-    fuse.fuse(graph, most, fuse.SMALL if memory_limit is None else 0)
+    fuse.fuse(
+        graph, most, fuse.SMALL if memory_limit is None else 0, pairs if packs else {}
+    )
     fold.simplify(graph)
     share.drop_unread(graph)
     order.reorder(graph, pairs)
@@ -51,6 +55,15 @@ def optimise(
         fresh = {h.slot for h in graph.results} - set(shared)
         results = sum(graph.slots[s].nbytes for s in fresh)
         recompute.recompute(graph, memory_limit, results)
+    if packs:
+        pack.pack(graph, pairs, most)
+
+
+def _packs(backend: Any) -> bool:
+    """Whether states are put into common buffers: where a launch costs most. A state that
+    is written in place stays where it is."""
+    in_place = getattr(backend, "writes_in_place", False)
+    return hasattr(backend, "part") and not in_place
 
 
 def _written_in_place(graph: Graph, pairs: dict[int, int]) -> dict[int, int]:
@@ -96,6 +109,11 @@ class Plan:
         blocks = [backend.alloc(n) for n in self.memory.sizes]
         for slot, block in self.memory.block_of.items():
             self.fixed[slot] = blocks[block]
+        home = graph.home()
+        self.packed = Packed(graph, backend)
+        for slot, whole in home.items():
+            if self.fixed[whole] is not None:
+                self.fixed[slot] = self.packed.part(self.fixed[whole], whole, slot)
         self.arguments: list[tuple[int, int]] = []  # slot, number of the argument
         # What is read anew: states by their tensors, the rest by a call.
         self.tensors: list[tuple[int, Any]] = []  # slot, tensor
@@ -115,6 +133,10 @@ class Plan:
         self.take = getattr(backend, "take", take)
         # Results, by number, that are always written to new memory, and their slots.
         self.fresh = {i: slot for i, slot in enumerate(self.made) if i not in self.kept}
+        # Those of them whose memory is their own.
+        self.single = [
+            (s, self.sizes[i]) for i, s in self.fresh.items() if s not in home
+        ]
         sequence = getattr(backend, "sequence", None)
         self.play = (
             sequence(self.launches, len(graph.slots)) if sequence else self._play
@@ -124,6 +146,8 @@ class Plan:
         get: Any = source.get
         if source.kind == "argument":
             self.arguments.append((slot, source.index))
+        elif source.kind == "pack":
+            pass  # see Packed
         elif source.kind == "constant":
             self.fixed[slot] = get().buffer
         elif hasattr(source.owner, "value"):
@@ -136,8 +160,14 @@ class Plan:
     def peak(self) -> int:
         """Bytes that a replay has beside its arguments and states: temporaries, and results
         that are not written in place."""
-        fresh = [n for i, n in enumerate(self.sizes) if i not in self.shared]
-        return self.memory.nbytes + sum(fresh)
+        home = self.graph.home()
+        fresh = [
+            n
+            for i, n in enumerate(self.sizes)
+            if i not in self.shared and self.made[i] not in home
+        ]
+        wholes = [self.graph.slots[whole].nbytes for whole, _ in self.packed.made]
+        return self.memory.nbytes + sum(fresh) + sum(wholes)
 
     def _find_shared(self, replaced: dict[int, Any]) -> dict[int, Source]:
         """Result -> its state, for those that may be written in place."""
@@ -175,6 +205,7 @@ class Plan:
         buffers = self._buffers(arguments)
         for slot, nbytes in zip(self.made, self.sizes, strict=True):
             buffers[slot] = self.backend.alloc(nbytes)
+        self.packed.allocate(buffers)
         return buffers
 
     def _buffers(self, arguments: Sequence[Any]) -> list[Any]:
@@ -185,6 +216,7 @@ class Plan:
             buffers[slot] = tensor.value.buffer
         for slot, get, _ in self.others:
             buffers[slot] = get().buffer
+        self.packed.find(buffers)
         return buffers
 
     def run(
@@ -198,12 +230,15 @@ class Plan:
         """
         with self.lock:
             buffers = self._buffers(arguments)
-            fresh = self.fresh
+            fresh, alloc = self.fresh, self.backend.alloc
             if held := self.take(self.olds, buffers):
-                fresh = fresh | {self.kept[k]: self.olds[k].slot for k in held}
-            alloc = self.backend.alloc
-            for i, slot in fresh.items():
-                buffers[slot] = alloc(self.sizes[i])
+                lost = {self.kept[k]: self.olds[k].slot for k in held}
+                for i, slot in lost.items():
+                    buffers[slot] = alloc(self.sizes[i])
+                fresh = fresh | lost
+            for slot, nbytes in self.single:
+                buffers[slot] = alloc(nbytes)
+            self.packed.allocate(buffers)
             made = {
                 i: Array(buffers[slot], self.layouts[i]) for i, slot in fresh.items()
             }
@@ -215,4 +250,5 @@ class Plan:
                         (setattr, owner, attribute, wrap(value) if wrap else value)
                     )
             deque(starmap(operator.call, [*todo, *calls]), maxlen=0)
+            self.packed.assigned(buffers)
         return [made[i] for i in range(count)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..arrays import Array, constant, from_numpy
 from ..autograd import Tensor, no_grad
+from ..autograd.tape import mode
 from ..devices import Device
 from ..dtypes import Dtype, float32
 from ..ops import elementwise as e
@@ -182,6 +183,10 @@ class Optimizer:
 
     def step(self) -> None:
         """Change each parameter that has a gradient; the others, and their state, stay."""
+        if (
+            mode.tracer is not None
+        ):  # a plan holds for the tensors that it was traced with
+            mode.tracer.optimizers.setdefault(id(self), (self, self.state))
         with no_grad():
             live = [
                 (p, g, group)

@@ -17,7 +17,7 @@ from ..program import fault as fault_of
 from . import host as hosts
 from . import lower, variants
 from .pace import BATCH, Pace
-from .pool import Buffer, Pool
+from .pool import Block, Buffer, Part, Pool
 from .sequence import Replay
 from .step import in_pieces
 
@@ -90,6 +90,16 @@ class Steps:
         every = (*buffers, self.pool.alloc(self.temporary))
         for launch, operands in zip(self.launches, self.operands):
             launch(*[every[i] for i in operands])
+
+
+def _clash(written: Sequence[Block], read: Sequence[Block]) -> bool:
+    """Whether a buffer is written and read, or two ranges that are written meet."""
+    buffers = {id(b.buffer) for b in written}
+    if any(id(b.buffer) in buffers for b in read):
+        return True
+    ranges = sorted((id(b.buffer), b.offset, b.offset + b.nbytes) for b in written)
+    pairs = zip(ranges, ranges[1:], strict=False)
+    return any(a[0] == b[0] and a[2] > b[1] for a, b in pairs)
 
 
 def parts_of(launch: Any, buffers: Sequence[Any]) -> list[tuple[Launch, list[Any]]]:
@@ -188,6 +198,8 @@ class Backend:
         """An uninitialised buffer, given back when Python drops it."""
         return self._pool.alloc(nbytes)
 
+    part = staticmethod(Part)
+
     def upload(self, array: np.ndarray, dtype: Dtype) -> Buffer:
         """A buffer with the values of a C-contiguous array of dtype.numpy."""
         if dtype not in self.dtypes:
@@ -213,7 +225,9 @@ class Backend:
         start = begin - begin % 4
         nbytes = begin + count * size - start
         nbytes += -nbytes % 4
-        data = self._read([(buffer.block.buffer, start, nbytes)] if count else [])
+        block = buffer.block
+        parts = [(block.buffer, block.offset + start, nbytes)] if count else []
+        data = self._read(parts)
         stored = np.dtype(np.uint32) if dtype is bool_ else dtype.numpy
         values = np.frombuffer(data, stored, count, begin - start) if count else None
         if values is None:
@@ -227,7 +241,8 @@ class Backend:
             return _nothing
         with self._lock:
             launches = [Launch(self, step, program) for step in plan.steps]
-        if len(launches) == 1 and not plan.temporary:
+        count = len(program.outputs) + len(program.inputs)
+        if [s.operands for s in plan.steps] == [tuple(range(count))]:
             return launches[0]
         return Steps(launches, plan, self._pool)
 
@@ -327,7 +342,7 @@ class Backend:
     def _bind(self, launch: Launch, key: tuple) -> Any:
         blocks = key[1:]
         written, read = blocks[: launch.outputs], blocks[launch.outputs :]
-        if len(set(written)) < len(written) or not set(written).isdisjoint(read):
+        if _clash(written, read):
             raise ValueError(
                 f"{launch.label}: an output is also an input or another output; "
                 "WebGPU can't bind one buffer for both, use a copy"
@@ -335,7 +350,7 @@ class Backend:
         if len(self._groups) >= MAX_BIND_GROUPS:
             self._drop_old_groups()
         resources = [launch.params[:3]]
-        resources += [(b.buffer, 0, b.nbytes) for b in blocks]
+        resources += [(b.buffer, b.offset, b.nbytes) for b in blocks]
         if launch.can_fault:
             resources.append((self._status_buffer(), 0, 16))
         group = self._groups[key] = self._host.bind(launch.kinds, resources)

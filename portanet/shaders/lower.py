@@ -67,10 +67,18 @@ def _without_comments(text: str) -> str:
 # ------------------------------------------------------------------- bindings
 
 
+def bound(program: Program) -> tuple[int, ...]:
+    """The operands that have a binding of their own: of those in one buffer, the first."""
+    count = len(program.outputs) + len(program.inputs)
+    number = program.buffers or range(count)
+    return tuple(i for i in range(count) if number[i] not in number[:i])
+
+
 def kinds(program: Program) -> tuple[str, ...]:
     """How each binding is bound: the words, outputs, inputs, and the status if any."""
-    outputs = ("write",) * len(program.outputs)
-    inputs = ("read",) * len(program.inputs)
+    operands, made = bound(program), len(program.outputs)
+    outputs = ("write",) * sum(i < made for i in operands)
+    inputs = ("read",) * sum(i >= made for i in operands)
     status = ("write",) if program.can_fault else ()
     return ("uniform", *outputs, *inputs, *status)
 
@@ -127,13 +135,17 @@ def header(program: Program, words: int, partial: str = "", temporary: str = "")
     names = [f"y{j}" for j in range(len(program.outputs))]
     names += [f"x{j}" for j in range(len(program.inputs))]
     outputs, extra = len(program.outputs), bool(temporary)
+    operands = bound(program)
     if temporary:
-        lines.append(
-            f"@group(0) @binding({outputs + 1}) var<storage, read_write> {temporary};"
-        )
+        at = sum(i < outputs for i in operands) + 1
+        lines.append(f"@group(0) @binding({at}) var<storage, read_write> {temporary};")
     for i, (name, dtype) in enumerate(zip(names, program.outputs + program.inputs)):
         is_output = i < outputs
-        b = i if is_output else i + extra
+        if i not in operands:
+            first = names[program.buffers.index(program.buffers[i])]
+            lines += _accessors(name, dtype, is_output, first)
+            continue
+        b = operands.index(i) + (0 if is_output else extra)
         if name == partial:
             access = "read_write" if is_output else "read"
             lines.append(
@@ -143,29 +155,31 @@ def header(program: Program, words: int, partial: str = "", temporary: str = "")
         else:
             lines.append(_binding(b + 1, name, dtype, is_output))
     if program.can_fault:
-        fill = {"binding": len(names) + extra + 1, "label": f"{words}u"}
+        fill = {"binding": len(operands) + extra + 1, "label": f"{words}u"}
         lines.append(Template(STATUS).substitute(fill))
     return "\n".join(lines) + "\n"
 
 
 def _binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
-    stored, computed = STORED_AS[dtype], COMPUTED_AS[dtype.compute]
     access = "read_write" if is_output else "read"
-    load, store = f"{name}[i]", "v"
+    variable = f"var<storage, {access}> {name}: array<{STORED_AS[dtype]}>"
+    lines = [f"@group(0) @binding({binding}) {variable};"]
+    return "\n".join(lines + _accessors(name, dtype, is_output, name))
+
+
+def _accessors(name: str, dtype: Dtype, is_output: bool, array: str) -> list[str]:
+    """The load and the store of an operand that is in this array."""
+    computed = COMPUTED_AS[dtype.compute]
+    load, store = f"{array}[i]", "v"
     if dtype is bool_:
-        load, store = f"{name}[i] != 0u", "select(0u, 1u, v)"
+        load, store = f"{array}[i] != 0u", "select(0u, 1u, v)"
     elif dtype is float16:
-        load, store = f"f32({name}[i])", "f16(v)"
-    variable = f"var<storage, {access}> {name}: array<{stored}>"
-    lines = [
-        f"@group(0) @binding({binding}) {variable};",
-        f"fn load_{name}(i: u32) -> {computed} {{ return {load}; }}",
-    ]
+        load, store = f"f32({array}[i])", "f16(v)"
+    lines = [f"fn load_{name}(i: u32) -> {computed} {{ return {load}; }}"]
     if is_output:
-        lines.append(
-            f"fn store_{name}(i: u32, v: {computed}) {{ {name}[i] = {store}; }}"
-        )
-    return "\n".join(lines)
+        store = f"{{ {array}[i] = {store}; }}"
+        lines.append(f"fn store_{name}(i: u32, v: {computed}) {store}")
+    return lines
 
 
 # ---------------------------------------------------------------- elementwise

@@ -19,12 +19,22 @@ KEEP_BYTES = 256 * MB  # free bytes that are kept at least
 
 
 class Block:
-    """One buffer of the device."""
+    """One buffer of the device, or a range of one."""
 
-    __slots__ = ("buffer", "freed_in", "nbytes")
+    __slots__ = ("buffer", "freed_in", "nbytes", "offset", "parts")
 
-    def __init__(self, buffer: Any, nbytes: int):
-        self.buffer, self.nbytes, self.freed_in = buffer, nbytes, -1
+    def __init__(self, buffer: Any, nbytes: int, offset: int = 0):
+        self.buffer, self.nbytes, self.offset = buffer, nbytes, offset
+        self.freed_in = -1
+        self.parts: dict[tuple[int, int], Block] = {}
+
+    def part(self, offset: int, nbytes: int) -> Block:
+        """A range; the same object each time, since bind groups are found by it."""
+        key = offset, nbytes
+        if key not in self.parts:
+            whole = nbytes + -nbytes % 4
+            self.parts[key] = Block(self.buffer, whole, self.offset + offset)
+        return self.parts[key]
 
 
 class Buffer:
@@ -41,6 +51,16 @@ class Buffer:
         pool.live -= block.nbytes
         block.freed_in = pool.batch
         pool.free[block.nbytes].append(block)
+
+
+class Part:
+    """A range of a buffer, which it keeps alive."""
+
+    __slots__ = ("block", "offset", "whole")
+
+    def __init__(self, whole: Buffer, offset: int, nbytes: int):
+        self.block, self.whole = whole.block.part(offset, nbytes), whole
+        self.offset = offset
 
 
 def size_class(nbytes: int) -> int:

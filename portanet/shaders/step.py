@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .lower import kinds
+from .lower import bound, kinds
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ def groups_of(n: int, size: int) -> int:
 
 
 def one_step(program, text, entry, words, groups, work) -> Plan:
-    """A plan of one step that binds all operands."""
-    operands = tuple(range(len(program.outputs) + len(program.inputs)))
-    step = Step(text, entry, kinds(program), operands, words, groups, work)
+    """A plan of one step that binds the buffers of all operands."""
+    step = Step(text, entry, kinds(program), bound(program), words, groups, work)
     return Plan((step,))
 
 

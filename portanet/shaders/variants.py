@@ -170,6 +170,7 @@ def _part(program: Program, words: tuple, output: int) -> tuple[Program, tuple, 
         inputs=tuple(program.inputs[j] for j in kept),
         expression=expression,
         modes=modes,
+        buffers=(),
     )
     part_words = _part_words(program, words, bound)
     part_words += words[-1:] if has_rows(part) else ()

@@ -212,6 +212,8 @@ def positions(program: Program, element: str) -> list[str]:
         at = f"W({1 + j})"
         if mode == "c":
             at += f" + {element}"
+        elif mode == "r":
+            at += " + r"
         elif mode == "v":
             at += "".join(f" + c{d} * W({strides + d})" for d in range(rank))
             strides += rank

@@ -242,25 +242,27 @@ class _Writer:
 
     def _of_pack(self, values: Sequence[int], phase: int, sums: list[int]) -> list[str]:
         """The elements of a pack, then its part of each sum, or its stores."""
-        is_last = not sums
         lines = [f"{self.type_of(s)} m{s}[PN_V];" for s in sums]
-        if is_last:
-            lines += [f"pn_pack<PN_Y{j}, PN_V> b{j};" for j in range(self.outputs)]
+        stored = (
+            [] if sums else [j for j in range(self.outputs) if self.within[j] != "r"]
+        )
+        lines += [f"pn_pack<PN_Y{j}, PN_V> b{j};" for j in stored]
         lines += ["#pragma unroll", "for (int l = 0; l < PN_V; ++l) {"]
         lines += _indented(self._element(values, phase))
         ends = self.phases.ends(phase)
-        if is_last:
-            for j, v in enumerate(ends):
-                lines.append(f"    pn_convert(&b{j}.at[l], v{v});")
-                if self.within[j] != "p":
-                    lines += self._anyhow(j, f"y{j}[{{}}] = b{j}.at[l];")
+        for j in stored:
+            lines.append(f"    pn_convert(&b{j}.at[l], v{ends[j]});")
+            if self.within[j] != "p":
+                lines += self._anyhow(j, f"y{j}[{{}}] = b{j}.at[l];")
+        if not sums:
+            lines += [f"    if (j == 0) pn_store(y{j}, o{j}, v{v});"
+                      for j, v in enumerate(ends) if self.within[j] == "r"]  # fmt: skip
         lines += [f"    m{s}[l] = v{v};" for s, v in zip(sums, ends)]
         lines.append("}")
-        if is_last:
-            for j in range(self.outputs):
-                if self.within[j] == "p":
-                    to = f"*(pn_pack<PN_Y{j}, PN_V> *)(y{j} + o{j} + at)"
-                    lines.append(f"{to} = b{j};")
+        for j in stored:
+            if self.within[j] == "p":
+                to = f"*(pn_pack<PN_Y{j}, PN_V> *)(y{j} + o{j} + at)"
+                lines.append(f"{to} = b{j};")
         for s in sums:
             how = self._how(s)
             lines.append(f"s{s} = {how}::of(s{s}, of_pack<{how}, PN_V>(m{s}));")

@@ -23,7 +23,7 @@ REGISTERS = 96  # for what a thread keeps; 64 where a block has 512 threads
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     """One step. Each operand lies in a row as a letter says: "p" in packs that are in line,
-    "n" as neighbours, "o" is one for the row, "e" anyhow."""
+    "n" as neighbours, "o" and, of results, "r" is one for the row, "e" anyhow."""
     operands, rank, row = len(program.modes), program.rank, words[-1]
     offsets = words[1 : 1 + operands]
     shape = words[1 + operands : 1 + operands + rank]
@@ -33,7 +33,7 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         if mode == "v":
             strides[k], rest = rest[:rank], rest[rank:]
     letters = [
-        {"c": "n", "s": "o"}.get(m) or _within(row, shape, strides[k])
+        {"c": "n", "s": "o", "r": "r"}.get(m) or _within(row, shape, strides[k])
         for k, m in enumerate(program.modes)
     ]
     vector = _neighbours(program, letters, row)
@@ -87,8 +87,8 @@ def _across(row: int, shape: Sequence[int], strides: Sequence[int]) -> list[int]
 def _neighbours(program: Program, letters: Sequence[str], row: int) -> int:
     """Elements of a pack: what fits 16 bytes and divides a row."""
     dtypes = (*program.outputs, *program.inputs)
-    moved = [t.itemsize for t, a in zip(dtypes, letters, strict=True) if a != "o"]
-    vector = min(WIDEST, BYTES // max(moved))
+    moved = [t.itemsize for t, a in zip(dtypes, letters, strict=True) if a not in "or"]
+    vector = min(WIDEST, BYTES // max(moved, default=BYTES))
     return math.gcd(vector, row)
 
 

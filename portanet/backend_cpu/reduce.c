@@ -434,6 +434,25 @@ static void finish(const panel *p, char *node) {
         r->op->finish(r, p->first, node, p->width);
 }
 
+// Whether each result is one block of neighbours in x, and stored as it is computed.
+static bool has_plain_rows(const reduction *r) {
+    bool is_stored = r->op->storage == r->x_dtype && r->op->storage == r->y_dtype;
+    bool is_block = r->reduced <= r->op->length && !r->op->has_positions;
+    return r->rows && is_stored && is_block && r->k.rank == 1 && r->r.rank == 1 &&
+           r->r.strides[0] == 1;
+}
+
+static void do_plain_rows(void *context, int64_t begin, int64_t end) {
+    const reduction *r = context;
+    int64_t size = r->op->size;
+    char *y = (char *)r->y + begin * size;
+    for (int64_t k = begin; k < end; k++) {
+        const char *x = (const char *)r->x + (r->offset + k * r->k.strides[0]) * size;
+        r->op->block(x, r->reduced, (char *)r->y + k * size);
+    }
+    r->op->finish(r, begin, y, end - begin);
+}
+
 static void do_tasks(void *context, int64_t begin, int64_t end) {
     const reduction *r = context;
     int64_t blocks = blocks_of(r);
@@ -481,6 +500,10 @@ static double cost(const space *s) {
 
 static void reduce(reduction *r) {
     r->rows = cost(&r->r) + 40.0 / (double)r->reduced < cost(&r->k);
+    if (has_plain_rows(r)) {
+        pn_parallel_for(r->kept, PIECE / r->reduced + 1, do_plain_rows, r);
+        return;
+    }
     int64_t each = r->op->size + (r->op->has_positions ? 4 : 0);
     r->width = r->rows ? 1 : smaller(r->kept, NODE_BYTES / each);
     int64_t panels = (r->kept + r->width - 1) / r->width;

@@ -394,6 +394,32 @@ def test_a_state_is_written_in_place():
     np.testing.assert_allclose(w.numpy(), np.full(100, 0.5**5), rtol=1e-6)
 
 
+HOPPER = """
+import numpy as np, portanet as pn
+from portanet.devices import get
+rng = np.random.default_rng(0)
+x, w = (rng.normal(size=(136, 136)) for _ in range(2))
+x, w = (pn.tensor(a, "bfloat16", "cuda") for a in (x, w))
+def close(y, a, b):
+    want = a.numpy().astype("f8") @ b.numpy().astype("f8")
+    return np.allclose(y.numpy().astype("f8"), want, 1e-2, 0.1)
+maps = get("cuda").backend._host.maps
+assert close(x @ w, x, w) and len(maps) == 3, maps
+assert close(x.mT @ w.mT, x.mT, w.mT) and len(maps) >= 5
+product = pn.compile(lambda a, b: (a @ b) @ b)
+for k in range(5):
+    y = product(x, w)
+    assert close(y, x @ w, w), k
+    x = pn.tensor(rng.normal(size=(136, 136)), "bfloat16", "cuda") if k > 2 else x
+print("right")
+"""
+
+
+def test_hopper_multiplies_what_lies_in_each_buffer():
+    status, output, errors = run(HOPPER, FAKECUDA_ARCH="90")
+    assert (status, output) == (0, "right"), errors
+
+
 # ------------------------------------------------------------------------- DLPack
 
 

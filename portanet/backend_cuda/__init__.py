@@ -20,7 +20,7 @@ from ..dtypes import ALL, Dtype
 from ..program import Program
 from ..program import fault as fault_of
 from . import dlpack, lower
-from .plan import Gpu, Plan, Step
+from .plan import MAP_BYTES, Gpu, Plan, Step
 from .sequence import Replay
 
 FAULT_BYTES = 24  # of pn_fault_record in pn.cuh
@@ -48,7 +48,7 @@ class Launch:
 
     __slots__ = (
         "addresses", "arguments", "backend", "can_fault", "config", "function", "label",
-        "lock", "operands", "pointers", "use",
+        "lock", "maps", "operands", "pointers", "use",
     )  # fmt: skip
 
     def __init__(self, backend: Backend, program: Program, step: Step):
@@ -62,14 +62,17 @@ class Launch:
             host.allow_shared(self.function, step.shared)
         self.config = (*step.grid, step.threads, 1, 1, step.shared)
         # The values that the kernel gets, and the address of each, as cuLaunchKernel wants.
-        count = self.operands = len(step.operands)
+        self.operands, self.maps = len(step.operands), step.maps
+        width = MAP_BYTES // 8 if step.maps else 1  # words of an operand
+        count = self.operands * width
         fault = [backend._fault_address(), backend._label_number(self.label)]
         values = [0] * count + (fault if self.can_fault else [])
         size = lower.words_declared(len(step.words))
         words = [*step.words, *[0] * (size - len(step.words))]
         self.arguments = (ctypes.c_int64 * (len(values) + size))(*values, *words)
         base = ctypes.addressof(self.arguments)
-        starts = [*range(count), *([count] if self.can_fault else []), len(values)]
+        starts = [*range(0, count, width)]
+        starts += [*([count] if self.can_fault else []), len(values)]
         self.addresses = (ctypes.c_void_p * len(starts))(
             *[base + 8 * i for i in starts]
         )
@@ -83,9 +86,12 @@ class Launch:
     def on(self, buffers: Sequence[Buffer], stream: Any) -> None:
         """Launch on a stream; the lock is held."""
         arguments = self.arguments
-        for i in range(self.operands):
-            arguments[i] = buffers[i].address
         host = self.backend._host
+        if self.maps:
+            self._put_maps(buffers)
+        else:
+            for i in range(self.operands):
+                arguments[i] = buffers[i].address
         (code,) = host.launch_kernel(
             self.function, *self.config, stream, self.pointers, 0
         )
@@ -93,6 +99,12 @@ class Launch:
             raise host.error(f"{self.label}: cuLaunchKernel", int(code))
         if self.can_fault:
             self.backend._may_have_faulted = True
+
+    def _put_maps(self, buffers: Sequence[Buffer]) -> None:
+        to = ctypes.addressof(self.arguments)
+        for i, seen in enumerate(self.maps):
+            made = self.backend._host.tensor_map(seen, buffers[i].address)
+            ctypes.memmove(to + i * MAP_BYTES, made, MAP_BYTES)
 
 
 class Steps:

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, OutOfMemoryError
-from .plan import Gpu
+from .plan import MAP_BYTES, Gpu, TensorMap
 
 NEWEST = "pip install 'portanet[cuda]'"  # CUDA 13: driver R580 and newer, Turing on
 OLDER = "pip install 'portanet[cuda12]'"  # CUDA 12: driver R525 and newer, Maxwell on
 STAGING = 4 << 20  # bytes of each half of the pinned memory that copies go through
+MAPS = 4096  # tensor maps kept; then all are made anew
 CACHE_BYTES = 256 << 20  # of compiled kernels on disk, the least recently read go first
 
 # Errors after which the driver's context answers every call with the same error.
@@ -309,6 +310,7 @@ class Host:
         suffix = "a" if self.gpu.arch == 90 else ""
         self.cubins = Cubins(f"sm_{self.gpu.arch}{suffix}")
         self.modules: dict[str, Any] = {}
+        self.maps: dict[tuple[TensorMap, int], bytes] = {}
         self.staging: Staging | None = None
         self.texts = os.environ.get("PORTANET_CUDA_TEXTS")
         self.launch_kernel = d.cuLaunchKernel
@@ -482,6 +484,50 @@ class Host:
         """Let a kernel have more than 48 KiB of dynamic shared memory."""
         what = self.driver.CUfunction_attribute(8)
         self.call("cuFuncSetAttribute", function, what, nbytes)
+
+    def tensor_map(self, seen: TensorMap, address: int) -> bytes:
+        """The 128 bytes by which Hopper's kernels know an operand that lies there."""
+        found = self.maps.get((seen, address))
+        if found is None:
+            if len(self.maps) >= MAPS:
+                self.maps.clear()
+            found = self.maps[seen, address] = self._encode(seen, address)
+        return found
+
+    def _encode(self, seen: TensorMap, address: int) -> bytes:
+        room = (ctypes.c_ubyte * (2 * MAP_BYTES))()
+        at = -ctypes.addressof(room) % MAP_BYTES  # where the driver wants it to start
+        code = self._encode_tiled(
+            ctypes.byref(room, at),
+            {"float16": 6, "bfloat16": 9}[seen.dtype],  # of CUtensorMapDataType
+            3,
+            address + seen.offset,
+            (ctypes.c_uint64 * 3)(*seen.sizes),
+            (ctypes.c_uint64 * 2)(*seen.strides),
+            (ctypes.c_uint32 * 3)(*seen.box),
+            (ctypes.c_uint32 * 3)(1, 1, 1),
+            *(
+                0,
+                3,
+                3,
+                0,
+            ),  # not interleaved, swizzle 128, fetch 256 into L2, zeros outside
+        )
+        if code:
+            raise self.error("cuTensorMapEncodeTiled", code)
+        return bytes(room[at : at + MAP_BYTES])
+
+    @functools.cached_property
+    def _encode_tiled(self) -> Callable[..., int]:
+        """cuTensorMapEncodeTiled without its Python wrapper, whose CUtensorMap may start
+        where the driver takes none: github.com/NVIDIA/cuda-python/pull/1692."""
+        name = b"cuTensorMapEncodeTiled"
+        found = self.driver.cuGetProcAddress(name, 12000, self.driver.cuuint64_t(0))
+        if found[0]:
+            raise self.error("cuGetProcAddress", int(found[0]))
+        pointer, number = ctypes.c_void_p, ctypes.c_uint32
+        kinds = [pointer, number, number, pointer, *[pointer] * 4, *[number] * 4]
+        return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(int(found[1]))
 
     # ------------------------------------------------------------------ graphs
 

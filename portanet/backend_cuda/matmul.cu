@@ -9,13 +9,16 @@
 // by the sizes.
 //
 // tile: a block makes PN_BM x PN_BN of y (tile.cuh). mma: the same by tensor cores, for
-// elements of 2 bytes, and TF32 if that is asked for (mma.cuh). each: a thread an element of y. dots:
-// a warp an element, for long sums that are few.
+// elements of 2 bytes, and TF32 if that is asked for (mma.cuh). wgmma: Hopper's way for 2
+// bytes (wgmma.cuh). each: a thread an element of y. dots: a warp an element, for long sums
+// that are few.
 //
 // A text holds one entry, PN_STEP_name. PN_SPLIT: y is partial, of the compute type.
 #include "tile.cuh"
 #if defined(PN_STEP_mma)
 #include "mma.cuh"
+#elif defined(PN_STEP_wgmma)
+#include "wgmma.cuh"
 #endif
 
 typedef PN_INDEX index_t;
@@ -76,6 +79,8 @@ template <class S, int N, bool IS_ALONG_L> struct Matrix {
     static constexpr int VECTOR_ACROSS = ALONG_L ? 1 : N;
 };
 
+#endif
+#if defined(PN_STEP_tile) || defined(PN_STEP_mma) || defined(PN_STEP_wgmma)
 // Blocks that run at the same time share rows and columns: bands of 8 tiles down.
 PN_DEVICE void place_of(unsigned tile, unsigned down, unsigned across, int &i, int &j) {
     const unsigned band = tile / (8 * across), first = band * 8;
@@ -85,6 +90,8 @@ PN_DEVICE void place_of(unsigned tile, unsigned down, unsigned across, int &i, i
     j = (int)(rest / height) * PN_BN;
 }
 
+#endif
+#if defined(PN_STEP_tile) || defined(PN_STEP_mma)
 // What a block works on.
 struct Part {
     unsigned which;  // of the splits and batches
@@ -168,6 +175,116 @@ PN_ENTRY(mma, PN_BM / PN_WM * (PN_BN / PN_WN) * 32, PN_BLOCKS)
             }
 }
 PN_EXPORT(mma)
+#endif
+
+#if defined(PN_STEP_wgmma)
+// words: batch, m, n, k, then 1 of a and of b if they have batches. A block makes tiles of
+// 128 x PN_BN, blockIdx.x, blockIdx.x + gridDim.x, ...; each of its two warpgroups that
+// multiply makes 64 rows. `full` of a stage: its slices have come. `empty`: all 8 warps
+// have read them. y, a and b are tensors for the TMA: neighbours, rows, batches.
+typedef pn_boxes<128, PN_A_ALONG_L> ASlice;
+typedef pn_boxes<PN_BN, PN_B_ALONG_L> BSlice;
+static constexpr int STAGE = ASlice::BYTES + BSlice::BYTES, RESULT = PN_BN * 128;
+static_assert(PN_SHARED_BYTES >= PN_STAGES * (STAGE + 16) + 2 * RESULT, "matmul.py knows");
+
+// Calls work(row, column, batch) for each tile of this block.
+template <class Work> PN_DEVICE void each_tile(const pn_words &P, Work work) {
+    const unsigned down = (unsigned)((P[1] + 127) / 128);
+    const unsigned across = (unsigned)((P[2] + PN_BN - 1) / PN_BN);
+    for (unsigned tile = blockIdx.x; tile < down * across * (unsigned)P[0]; tile += gridDim.x) {
+        const unsigned batch = tile / (down * across);
+        int row, column;
+        place_of(tile - batch * down * across, down, across, row, column);
+        work(row, column, (int)batch);
+    }
+}
+
+// The sums of a warpgroup, 64 x PN_BN, to y, through shared memory.
+PN_DEVICE void store_sums(const pn_tensor_map &y, char *result, float (&sums)[PN_BN / 2],
+                          int group, int row, int column, int batch) {
+    const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+    if (thread == 0) pn_taken();  // the result before this one
+    pn_group_barrier(group);
+    const int line = warp * 16 + lane % 16;
+#pragma unroll
+    for (int c = 0; c < PN_BN / 16; c++) {
+        unsigned words[4];
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            pn_pack<PN_Y0, 2> made;
+            pn_convert(&made.at[0], sums[8 * c + 2 * w]);
+            pn_convert(&made.at[1], sums[8 * c + 2 * w + 1]);
+            words[w] = made.at[0].bits | (unsigned)made.at[1].bits << 16;
+        }
+        const int piece = (2 * c + lane / 16) % 8;
+        pn_store_rows(result + c / 4 * 8192 + line * 128 + (piece ^ line % 8) * 16, words);
+    }
+    pn_show_to_tma();
+    pn_group_barrier(group);
+    if (thread) return;
+#pragma unroll
+    for (int c = 0; c < PN_BN / 64; c++)
+        pn_take(y, result + c * 8192, column + c * 64, row + group * 64, batch);
+    pn_take_commit();
+}
+
+PN_ENTRY(wgmma, 384, 1)(PN_MAP y, PN_MAP a, PN_MAP b, PN_P P) {
+    PN_DYNAMIC_SHARED(pn_lines, shared);
+    char *const stages = (char *)shared, *const results = stages + PN_STAGES * STAGE;
+    pn_phases *const full = (pn_phases *)(results + 2 * RESULT), *const empty = full + PN_STAGES;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < PN_STAGES; s++) pn_init(full + s, 1), pn_init(empty + s, 8);
+        pn_init_done();
+    }
+    __syncthreads();
+    const int k = (int)P[3];
+    int stage = 0;
+    unsigned parity = 0;  // of the stage's phase that is under way
+    auto next = [&] {
+        if (++stage == PN_STAGES) stage = 0, parity ^= 1;
+    };
+    if (threadIdx.x < 128) {
+        pn_registers<40>();
+        if (threadIdx.x) return;
+        each_tile(P, [&](int row, int column, int batch) {
+            for (int l = 0; l < k; l += 64, next()) {
+                char *const slices = stages + stage * STAGE;
+                pn_await(empty + stage, parity ^ 1);
+                pn_expect(full + stage, STAGE);
+                ASlice::bring(slices, a, full + stage, row, l, batch * (int)P[4]);
+                BSlice::bring(slices + ASlice::BYTES, b, full + stage, column, l,
+                              batch * (int)P[5]);
+            }
+        });
+        return;
+    }
+    pn_registers<232>();
+    const int group = threadIdx.x / 128 - 1;
+    char *const result = results + group * RESULT;
+    float sums[PN_BN / 2] = {};
+    each_tile(P, [&](int row, int column, int batch) {
+        int before = -1;
+        for (int l = 0; l < k; l += 64, next()) {
+            const char *const slices = stages + stage * STAGE;
+            pn_await(full + stage, parity);
+            pn_wgmma_fence();
+#pragma unroll
+            for (int q = 0; q < 4; q++)
+                pn_wgmma<PN_A_ALONG_L, PN_B_ALONG_L>(
+                    sums, ASlice::matrix(slices, group * 64, q),
+                    BSlice::matrix(slices + ASlice::BYTES, 0, q), q > 0 || l > 0);
+            pn_wgmma_commit();
+            pn_wgmma_all_but_one();  // the stage before has been read
+            if (before >= 0 && threadIdx.x % 32 == 0) pn_arrive(empty + before);
+            before = stage;
+        }
+        pn_wgmma_all(sums);
+        if (threadIdx.x % 32 == 0) pn_arrive(empty + before);
+        store_sums(y, result, sums, group, row, column, batch);
+    });
+    if (threadIdx.x % 128 == 0) pn_taken();
+}
+PN_EXPORT(wgmma)
 #endif
 
 // sum + a[i] * b[j]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..dtypes import bfloat16, float16, float32
+from ..dtypes import Dtype, bfloat16, float16, float32
 from ..program import Program
-from .plan import Gpu, Plan, Step, ceil_div, index_type
+from .plan import Gpu, Plan, Step, TensorMap, ceil_div, index_type
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     if m < 8 or n < 8 or k < 8:
         return _thin(program, words)
     if _has_tensor_cores(program, gpu):
-        return _mma(program, words, gpu)
+        return _wgmma(program, words, gpu) or _mma(program, words, gpu)
     return _tiled(program, words, gpu)
 
 
@@ -115,6 +115,91 @@ def _mma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         program, words, "mma", threads, count[which], ceil_div(k, chunk), chunk, defines,
         shared,
     )  # fmt: skip
+
+
+# Tiles by wgmma: 128 x bn, and stages in shared memory beside the result's 256 bn bytes.
+WGMMA_TILES = ((256, 3), (128, 5))
+
+
+def _wgmma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan | None:
+    """On Hopper, for products that give half of its multiprocessors a tile, of operands
+    that the TMA can walk; else None."""
+    batch, m, n, k, rank = words[:5]
+    dtype = program.inputs[0]
+    is_of_one = all(t is dtype for t in (*program.outputs, *program.inputs))
+    if gpu.arch != 90 or dtype.itemsize != 2 or not is_of_one or k < 64 or rank > 1:
+        return None
+    counts = [batch * ceil_div(m, 128) * ceil_div(n, bn) for bn, _ in WGMMA_TILES]
+    which = 0 if counts[0] >= gpu.multiprocessors else 1
+    (bn, stages), count = WGMMA_TILES[which], counts[which]
+    shared = stages * ((128 + bn) * 128 + 16) + bn * 256
+    a, b = _walked(dtype, words, 0, 128), _walked(dtype, words, 1, bn)
+    y = _tensor_map(dtype, batch, (0, n, 1, [m * n] * rank), (n, m), 64)
+    if 2 * count < gpu.multiprocessors or shared > gpu.shared or not (a and b and y):
+        return None
+    defines = {
+        "PN_STEP_wgmma": 1,
+        "PN_INDEX": "int",
+        "PN_SPLIT": 0,
+        "PN_BM": 128,
+        "PN_BN": bn,
+        "PN_STAGES": stages,
+        "PN_SHARED_BYTES": shared,
+        "PN_TENSOR_TYPE": '"f16"' if dtype is float16 else '"bf16"',
+        "PN_A_ALONG_L": int(_is_along_l(words, 0)),
+        "PN_B_ALONG_L": int(_is_along_l(words, 1)),
+    }
+    has_batches = [int(any(_strides(words, which)[3])) for which in (0, 1)]
+    step = Step(
+        "wgmma",
+        (min(count, gpu.multiprocessors), 1, 1),
+        384,
+        (0, 1, 2),
+        (batch, m, n, k, *has_batches),
+        tuple(defines.items()),
+        shared,
+        (y, a, b),
+    )
+    return Plan((step,))
+
+
+def _is_along_l(words: Sequence[int], which: int) -> bool:
+    return _strides(words, which)[2] == 1
+
+
+def _walked(
+    dtype: Dtype, words: Sequence[int], which: int, rows: int
+) -> TensorMap | None:
+    """Operand a or b for the TMA, in boxes of `rows` x 64 of l, or 64 of l x 64."""
+    offset, outer, inner, batch = _strides(words, which)
+    size, k = words[1 + which], words[3]
+    if _is_along_l(words, which):
+        return _tensor_map(
+            dtype, words[0], (offset, outer, inner, batch), (k, size), rows
+        )
+    return _tensor_map(dtype, words[0], (offset, inner, outer, batch), (size, k), 64)
+
+
+def _tensor_map(
+    dtype: Dtype,
+    batch: int,
+    strides: tuple[int, int, int, list[int]],
+    sizes: tuple[int, int],
+    lines: int,
+) -> TensorMap | None:
+    """Neighbours, lines of them, batches; strides as of _strides. None where the TMA can't
+    walk them so: 16 bytes are the least that it aims at."""
+    offset, line, step, of_batch = strides
+    each = of_batch[0] if of_batch else 0
+    if step != 1 or line <= 0 or each < 0 or any(s % 8 for s in (offset, line, each)):
+        return None
+    return TensorMap(
+        dtype.name,
+        2 * offset,
+        (*sizes, batch if each else 1),
+        (2 * line, 2 * (each or line * sizes[1])),
+        (64, lines, 1),
+    )
 
 
 def _slice_bytes(size: int, rows: int, is_along_l: int) -> int:

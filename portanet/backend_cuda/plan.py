@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
+MAP_BYTES = 128  # of a CUtensorMap
+
+
 @dataclass(frozen=True)
 class Gpu:
     """What a plan may depend on."""
@@ -17,6 +20,18 @@ class Gpu:
     arch: int  # compute capability: 75, 80, 86, 89, 90, 120
     multiprocessors: int
     shared: int  # most bytes of dynamic shared memory that a block may have
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """An operand as the tensor memory accelerator of Hopper walks it: the entry's parameter
+    is a PN_MAP instead of a pointer. Axes from the innermost on, whose elements touch."""
+
+    dtype: str  # "float16" or "bfloat16"
+    offset: int  # bytes, like the strides multiples of 16
+    sizes: tuple[int, int, int]
+    strides: tuple[int, int]  # bytes, of the second and third axis
+    box: tuple[int, int, int]  # what is moved at once, under the 128-byte swizzle
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Step:
     words: tuple[int, ...]
     defines: tuple[tuple[str, int | str], ...] = ()  # macros of this variant
     shared: int = 0  # bytes of dynamic shared memory
+    maps: tuple[TensorMap, ...] = ()  # one for each operand, or none
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,13 @@ PN_DEVICE void pn_convert(pn_float16 *y, float v) {
 #endif
 PN_DEVICE float pn_value(pn_bfloat16 h) { return __uint_as_float((unsigned)h.bits << 16); }
 PN_DEVICE void pn_convert(pn_bfloat16 *y, float v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y->bits) : "f"(v));
+#else
     unsigned u = __float_as_uint(v), rounded = u + 0x7FFF + (u >> 16 & 1);
     unsigned nan = u | 0x400000;
     y->bits = (unsigned short)((v != v ? nan : rounded) >> 16);
+#endif
 }
 PN_DEVICE bool pn_value(bool v) { return v; }
 PN_DEVICE int pn_value(unsigned char v) { return v; }

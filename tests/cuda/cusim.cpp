@@ -32,6 +32,7 @@
 #endif
 
 #include "cusim.h"
+#include "cusim_tma.h"
 
 namespace cusim {
 
@@ -43,13 +44,25 @@ constexpr unsigned WARP = CUSIM_WARP;
 
 // --- Fibers ------------------------------------------------------------------------
 
-enum State : uint8_t { RUNNING, AT_BARRIER, AT_WARP, DONE };
+enum State : uint8_t { RUNNING, AT_BARRIER, AT_WARP, AT_NAMED, AT_PHASE, DONE };
 
 struct Copy { void *to; const void *from; unsigned bytes, kept; };  // of cp.async
+
+// An mbarrier: its phase ends when all have arrived and all bytes have come.
+struct Phase { unsigned arrivals : 15, left : 16, parity : 1; int bytes; };
+// A box between memory and shared memory, under the 128-byte swizzle.
+struct Box { cusim_map map; char *shared; Phase *barrier; int place[3]; };
 
 struct Fiber : cusim_thread {
     unsigned warp;
     State state;
+    unsigned named, threads;   // the named barrier that it waits at, and for how many
+    const Phase *phase;        // what it waits for, and the parity of its end
+    unsigned parity_awaited;
+    std::vector<std::vector<cusim_product>> products;  // groups; the last is open
+    bool may_multiply;                                 // since wgmma.fence
+    std::vector<std::vector<Box>> stores;
+    bool has_unseen;  // writes to shared memory that the TMA may not see
     uint8_t parity;  // which of the warp's two slots is in use
     unsigned mask;   // of the warp operation that it waits in
     int line;        // where it waits
@@ -78,6 +91,8 @@ struct Block : cusim_block {
     void *kernel, **arguments;
     uint64_t barriers;
     unsigned counts[2];  // of __syncthreads_count, one a parity
+    std::vector<Box> loads;  // under way
+    bool has_unseen;         // such writes of a thread that has passed a barrier since
     bool failed;
 #if defined(__x86_64__)
     void *stack_pointer;
@@ -126,6 +141,10 @@ inline void fail(const char *what, int line, int other = 0) {
 inline void entry() {
     Block &b = block();
     b.call(b.kernel, b.arguments);
+    if (self().stores.size() > 1 || !self().stores[0].empty())
+        die("a thread left before its stores of boxes were waited for");
+    if (self().products.size() > 1 || !self().products[0].empty())
+        die("a thread left before its products were waited for");
     self().state = DONE;
     leave(self());
     abort();
@@ -134,6 +153,9 @@ inline void entry() {
 inline void arm(Fiber &f) {
     f.state = RUNNING, f.parity = 0, f.line = 0;
     f.copies.assign(1, {});
+    f.products.assign(1, {});
+    f.stores.assign(1, {});
+    f.may_multiply = f.has_unseen = false;
     ASAN_UNPOISON_MEMORY_REGION(f.stack, STACK);  // of a fiber that was left
 #if defined(__x86_64__)
     void **top = (void **)(f.stack + STACK);
@@ -228,12 +250,64 @@ inline void run_warps(Block &b) {
     }
 }
 
+inline void move(const Box &box, bool is_load) {
+    const cusim_map &m = box.map;
+    for (unsigned z = 0; z < m.box[2]; ++z)
+        for (unsigned y = 0; y < m.box[1]; ++y)
+            for (unsigned x = 0; x < m.box[0]; ++x) {
+                const long long at[3] = {box.place[0] + (long long)x,
+                                         box.place[1] + (long long)y,
+                                         box.place[2] + (long long)z};
+                bool is_there = true;
+                long long offset = 0;
+                for (int d = 0; d < 3; ++d) {
+                    is_there &= at[d] >= 0 && (unsigned long long)at[d] < m.sizes[d];
+                    offset += at[d] * (long long)m.strides[d];
+                }
+                size_t in = ((z * m.box[1] + y) * m.box[0] + x) * m.strides[0];
+                in ^= (in >> 7 & 7) << 4;
+                if (is_load && is_there)
+                    memcpy(box.shared + in, m.data + offset, m.strides[0]);
+                else if (is_load)
+                    memset(box.shared + in, 0, m.strides[0]);
+                else if (is_there)
+                    memcpy(m.data + offset, box.shared + in, m.strides[0]);
+            }
+}
+inline void end_if_all(Phase &p) {
+    if (p.left || p.bytes) return;
+    p.left = p.arrivals, p.parity ^= 1;
+}
+inline void land(const Box &box) {
+    move(box, true);
+    box.barrier->bytes -= box.map.box[0] * box.map.box[1] * box.map.box[2] *
+                          box.map.strides[0];
+    end_if_all(*box.barrier);
+}
+
+// Lets threads go on that wait at a named barrier or for a phase. Whether there were any.
+inline bool resume(Block &b) {
+    bool any = false;
+    unsigned at[16] = {};
+    for (auto &f : b.fibers)
+        if (f.state == AT_NAMED) ++at[f.named];
+    for (auto &f : b.fibers) {
+        const bool all = f.state == AT_NAMED && at[f.named] == f.threads;
+        const bool over = f.state == AT_PHASE && f.phase->parity != f.parity_awaited;
+        if (all || over) f.state = RUNNING, any = true;
+    }
+    return any;
+}
+
 inline void run_block(Block &b) {
     const unsigned n = b.fibers.size();
     for (auto &f : b.fibers) arm(f);
+    b.loads.clear();
+    b.has_unseen = false;
     while (!b.failed) {
         run_warps(b);
         if (b.failed) return;
+        if (resume(b)) continue;
         unsigned waiting = 0, done = 0;
         int line = 0;
         for (auto &f : b.fibers) {
@@ -242,6 +316,12 @@ inline void run_block(Block &b) {
             cusim_this_thread = &f;
             if (waiting++ && line != f.line) return fail("divergent barrier", line, f.line);
             line = f.line;
+        }
+        if (!b.loads.empty()) {
+            if (done == n) return fail("a box was loaded and not waited for", 0);
+            land(b.loads.front());
+            b.loads.erase(b.loads.begin());
+            continue;
         }
         if (done == n) return;
         if (waiting + done != n) return fail("deadlock: threads wait for each other", line);
@@ -357,6 +437,92 @@ void cusim_land(unsigned groups_left) {
         }
         groups.erase(groups.begin());
     }
+}
+
+unsigned cusim_shared_at(const void *p) {
+    const size_t at = (const char *)p - block().dynamic;
+    if (at >= ARENA) die("an address outside shared memory");
+    return (unsigned)at;
+}
+const char *cusim_shared_from(unsigned at) { return block().dynamic + at; }
+
+void cusim_phase_init(void *barrier, unsigned arrivals) {
+    *(Phase *)barrier = {arrivals, arrivals, 0, 0};
+}
+void cusim_phase_arrive(void *barrier, unsigned bytes, int line) {
+    Phase &p = *(Phase *)barrier;
+    if (!p.left) die("an arrival too many in a phase", line);
+    p.left -= 1, p.bytes += (int)bytes;
+    end_if_all(p);
+}
+void cusim_phase_wait(void *barrier, unsigned parity, int line) {
+    Fiber &f = self();
+    f.phase = (const Phase *)barrier, f.parity_awaited = parity;
+    if (f.phase->parity == parity) park(AT_PHASE, line);
+}
+
+static Box box_of(const void *map, const void *shared, int x, int y, int z, int line) {
+    Box box{{}, (char *)shared, nullptr, {x, y, z}};
+    memcpy(&box.map, map, sizeof box.map);
+    if (box.map.magic != CUSIM_MAP) die("a tensor map that nobody encoded", line);
+    if (cusim_shared_at(shared) % 1024) die("a box whose swizzle would be another", line);
+    return box;
+}
+void cusim_tensor_load(void *to, const void *map, void *barrier, int x, int y, int z) {
+    Box box = box_of(map, to, x, y, z, 0);
+    box.barrier = (Phase *)barrier;
+    const char *order = getenv("CUSIM_ORDER");
+    if (order && !strcmp(order, "reverse"))
+        land(box);
+    else
+        block().loads.push_back(box);
+}
+void cusim_tensor_store(const void *map, const void *from, int x, int y, int z, int line) {
+    if (self().has_unseen || block().has_unseen)
+        die("a box is stored before what was written can be seen", line);
+    self().stores.back().push_back(box_of(map, from, x, y, z, line));
+}
+void cusim_store_commit() { self().stores.push_back({}); }
+void cusim_store_wait() {
+    auto &stores = self().stores;
+    for (; stores.size() > 1; stores.erase(stores.begin()))
+        for (const Box &box : stores.front()) move(box, false);
+}
+void cusim_async_fence() { self().has_unseen = false; }
+void cusim_wrote_shared() { self().has_unseen = true; }
+void cusim_named_barrier(unsigned id, unsigned threads, int line) {
+    self().named = id, self().threads = threads;
+    block().has_unseen |= self().has_unseen;
+    park(AT_NAMED, line);
+}
+
+void cusim_product_later(const cusim_product *p) {
+    if (!self().may_multiply) die("wgmma without a fence after its sums were used");
+    self().products.back().push_back(*p);
+}
+void cusim_product_fence() { self().may_multiply = true; }
+void cusim_product_commit() { self().products.push_back({}); }
+void cusim_product_wait(unsigned groups_left) {
+    auto &groups = self().products;
+    for (; groups.size() > groups_left + 1u; groups.erase(groups.begin()))
+        for (const cusim_product &p : groups.front()) p.run(p);
+    if (!groups_left) self().may_multiply = false;
+}
+
+// 0, or 1 as CUDA_ERROR_INVALID_VALUE: cuTensorMapEncodeTiled of three axes and the
+// 128-byte swizzle, with the rules that it has.
+int cusim_encode(void *map, void *data, unsigned itemsize, const unsigned long long *sizes,
+                 const unsigned long long *strides, const unsigned *box) {
+    cusim_map m{CUSIM_MAP, (char *)data, {}, {itemsize, strides[0], strides[1]}, {}};
+    if ((size_t)map % 64 || (size_t)data % 16 || box[0] * itemsize > 128) return 1;
+    for (int d = 0; d < 3; ++d) {
+        m.sizes[d] = sizes[d], m.box[d] = box[d];
+        if (!sizes[d] || sizes[d] > 1ull << 32 || !box[d] || box[d] > 256) return 1;
+    }
+    for (int d = 1; d < 3; ++d)
+        if (m.strides[d] % 16 || m.strides[d] >= 1ull << 40) return 1;
+    memcpy(map, &m, sizeof m);
+    return 0;
 }
 
 int cusim_launch(void (*call)(void *, void **), void *kernel, dim3 grid, dim3 size,

@@ -28,6 +28,9 @@
 #include <vector>
 
 extern "C" const char *cusim_error();  // of cusim.cpp
+extern "C" int cusim_encode(void *map, void *data, unsigned itemsize,
+                            const unsigned long long *sizes,
+                            const unsigned long long *strides, const unsigned *box);
 
 using Address = unsigned long long;
 using Work = std::function<void()>;
@@ -471,6 +474,24 @@ API int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsig
                        unsigned by, unsigned bz, unsigned shared, Stream *s, void **values,
                        void **extra) {
     return cuLaunchKernel_call(f, gx, gy, gz, bx, by, bz, shared, s, values, extra);
+}
+
+// --- Tensor maps -------------------------------------------------------------------
+
+// Of 16-bit elements, three axes, and the 128-byte swizzle: what the kernels use.
+API int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *data,
+                               const uint64_t *sizes, const uint64_t *strides,
+                               const unsigned *box, const unsigned *steps, int interleave,
+                               int swizzle, int, int) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (setting("FAKECUDA_ARCH", 80) < 90) return NOT_SUPPORTED;
+    const bool is_known = (type == 6 || type == 9) && rank == 3 && !interleave && swizzle == 3;
+    if (!is_known || steps[0] != 1 || steps[1] != 1 || steps[2] != 1) return INVALID_VALUE;
+    uint64_t reach = sizes[0] * 2;
+    for (int d = 1; d < 3; ++d) reach += (sizes[d] - 1) * strides[d - 1];
+    if (!is_inside((Address)data, reach)) return INVALID_VALUE;
+    return cusim_encode(map, data, 2, (const unsigned long long *)sizes,
+                        (const unsigned long long *)strides, box);
 }
 
 // --- Graphs ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 
 from portanet import dtypes, program
 from portanet.backend_cuda import lower, plan_of
-from portanet.backend_cuda.plan import Gpu, Step
+from portanet.backend_cuda.plan import Gpu, Step, TensorMap
 from portanet.program import Program
 
 HERE = Path(__file__).parent
@@ -148,9 +148,29 @@ class Fault(ctypes.Structure):
     _fields_ = [("first", ctypes.c_void_p), ("label", ctypes.c_uint64)]
 
 
+def encoded(seen: TensorMap, address: int) -> ctypes.Array:
+    """A tensor map as the simulator has it, between bytes that align it."""
+    place = (ctypes.c_uint64 * 24)()
+    start = -ctypes.addressof(place) % 64
+    status = runtime().cusim_encode(
+        ctypes.byref(place, start),
+        ctypes.c_void_p(address + seen.offset),
+        2,
+        (ctypes.c_uint64 * 3)(*seen.sizes),
+        (ctypes.c_uint64 * 2)(*seen.strides),
+        (ctypes.c_uint32 * 3)(*seen.box),
+    )
+    assert status == 0, seen
+    return (ctypes.c_uint64 * 16).from_buffer(place, start)
+
+
 def run_step(made: Program, step: Step, buffers, record: FaultRecord) -> None:
     library = build(simulated_text(made, step))
-    arguments = [ctypes.c_void_p(buffers[b].address) for b in step.operands]
+    addresses = [buffers[b].address for b in step.operands]
+    arguments = [ctypes.c_void_p(a) for a in addresses]
+    if step.maps:
+        pairs = zip(step.maps, addresses, strict=True)
+        arguments = [encoded(seen, a) for seen, a in pairs]
     if made.can_fault:
         arguments.append(Fault(ctypes.addressof(record), LABEL))
     arguments.append(

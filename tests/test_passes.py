@@ -455,6 +455,42 @@ def test_below_a_limit_of_memory_no_product_takes_what_may_be_computed_again(tak
     assert kinds(graph) == ["matmul", "elementwise"]
 
 
+# Sums over the last axes ----------------------------------------------------------------------
+
+
+def test_a_sum_joins_what_makes_its_terms(place):
+    graph = optimised(
+        place, lambda x, y: pn.sum(x * y, axis=(1, 2)), (3, 4, 5), (3, 4, 5)
+    )
+    (w,) = graph.work
+    assert w.row == 20 and w.outs[0].layout.strides == (1, 0, 0)
+
+
+def test_terms_that_are_read_elsewhere_are_stored_too(place):
+    def function(x):
+        y = pn.exp(x)
+        return y, pn.max(y, axis=-1), pn.mean(y, axis=-1, keepdims=True)
+
+    (w,) = optimised(place, function, (7, 9)).work
+    assert len(w.outs) == 3 and w.row == 9
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: pn.sum(x, axis=-1),  # of an argument
+    lambda x: pn.sum(pn.exp(x), axis=0),
+    lambda x: pn.sum(pn.exp(x).T, axis=-1),
+    lambda x: pn.prod(pn.exp(x), axis=-1),
+    lambda x: pn.sum(pn.softmax(x, axis=-1)),  # of rows of another length
+])  # fmt: skip
+def test_other_sums_stay_kernels(place, function):
+    assert kinds(optimised(place, function, (6, 8)))[-1] != "elementwise"
+
+
+def test_sums_of_rows_too_long_for_a_formula_stay_kernels(place):
+    graph = optimised(place, lambda x: pn.sum(pn.exp(x), axis=-1), (2, 16385))
+    assert kinds(graph) == ["elementwise", "sum"]
+
+
 # Fusion -------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..arrays import Array
 from ..program import Program
 from . import fold, fuse, hoist, inline, lengthen, memory, order, pack, recompute
-from . import regions, share, turn, unturn
+from . import regions, share, sums, turn, unturn
 from .epilogue import give_epilogues
 from .graph import Graph, program_of
 from .lazy import Source
@@ -42,11 +42,13 @@ def optimise(
     if memory_limit is None:  # what a kernel has taken can't be computed again alone
         able = getattr(graph.device.backend, "epilogues", ())
         give_epilogues(graph, able, most, pairs)
+    formulas = sums.lift(graph)
     packs = _packs(graph.device.backend) and memory_limit is None
     # Work that joins only to save a launch would have all its inputs wait for it.
     fuse.fuse(
         graph, most, fuse.SMALL if memory_limit is None else 0, pairs if packs else {}
     )
+    sums.settle(graph, formulas)
     fold.simplify(graph)
     share.drop_unread(graph)
     order.reorder(graph, pairs)

@@ -650,6 +650,8 @@ def kernel_programs():
             if which != "mean" or t.is_float:
                 yield reduce_program(which, t)
         yield Program("matmul", (t,), (t, t))
+        if t is t.compute:
+            yield from epilogue_programs(t)
         for which, mode in itertools.product(
             ("sum", "prod"), ("inclusive", "exclusive")
         ):
@@ -662,6 +664,13 @@ def kernel_programs():
         yield reduce_program(which, bool_)
     yield Program("reduce", (int32,), (bool_,), ("sum",))
     yield Program("random", (uint32, uint32), (uint32,))
+
+
+def epilogue_programs(t):
+    """Products that store what an expression makes of them, or that and themselves."""
+    expression = S.trace(lambda y, b: (y + b > 1, y), (t, t))
+    for modes, rank in (("cccc", 0), ("cccs", 0), ("cccv", 2), ("cvcv", 3)):
+        yield Program("matmul", (bool_, t), (t,) * 3, (), expression, modes, rank)
 
 
 def primitive_programs():

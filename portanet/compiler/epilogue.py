@@ -19,6 +19,8 @@ from .fuse import Groups
 from .graph import Graph, Work
 from .walk import is_whole
 
+# So that the words fit the room that a text of WGSL has for them; deeper work is rare.
+MAX_RANK = 8
 RESULT = -1  # stands for the slot of what the kernel alone would store
 
 
@@ -85,6 +87,8 @@ def with_epilogue(p: Work, w: Work, keep: list[Handle]) -> Work | None:
         return None
     results = [i for i, h in enumerate(made.ins) if h.slot == RESULT]
     if len(results) != 1 or made.size != p.size:
+        return None
+    if max(len(made.shape), len(p.shape)) > MAX_RANK:
         return None
     if not is_whole(made.ins[results[0]].layout.expanded(made.shape)):
         return None

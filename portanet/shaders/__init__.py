@@ -158,6 +158,7 @@ class Backend:
 
     name = "wgpu"
     sums_rows = True
+    epilogues = frozenset({"matmul"})
     writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
 
     def __init__(self, index: int = 0):

@@ -294,10 +294,32 @@ def _row_slice(program: Program, ends: Sequence[int]) -> list[str]:
     return lines
 
 
-def _coordinates(program: Program) -> list[str]:
-    """c0, c1, ...: the element's position in each dimension."""
+def epilogue(
+    program: Program, first: int, result: str, inputs: int, in_rows: bool = False
+) -> str:
+    """The lines that apply an epilogue to element i of a result, and store what it makes.
+
+    program: the elementwise one; first: the place of its words; inputs: the number of the
+    input that its second one is; in_rows: its dimensions are `row` and `column`.
+    """
+    assert program.expression is not None
+    at, outputs = _positions(program, first), len(program.outputs)
+    rows = ["let c0 = row;", "let c1 = column;"]
+    lines = rows if in_rows else _coordinates(program, first)
+    lines.append(f"let v0 = {result};")
+    for j in range(1, len(program.inputs)):
+        lines.append(f"let v{j} = load_x{inputs + j - 1}({at[outputs + j]});")
+    lines += body(program.expression)
+    for j, value in enumerate(program.expression.outputs):
+        lines.append(f"store_y{j}({at[j]}, v{value});")
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _coordinates(program: Program, first: int = 0) -> list[str]:
+    """c0, c1, ...: the element's position in each dimension; first: the place of the words
+    of elementwise work."""
     rank, lines, rest = program.rank, [], "i"
-    shape = 1 + len(program.modes)
+    shape = first + 1 + len(program.modes)
     for d in range(rank - 1, 0, -1):
         lines.append(f"let r{d} = {rest} / P({shape + d}u);")
         lines.append(f"let c{d} = {rest} - r{d} * P({shape + d}u);")
@@ -307,12 +329,12 @@ def _coordinates(program: Program) -> list[str]:
     return lines
 
 
-def _positions(program: Program) -> list[str]:
+def _positions(program: Program, first: int = 0) -> list[str]:
     """Where each operand's element lies, as WGSL expressions."""
     rank, found = program.rank, []
-    strides = 1 + len(program.modes) + rank
+    strides = first + 1 + len(program.modes) + rank
     for j, mode in enumerate(program.modes):
-        at = f"P({1 + j}u)"
+        at = f"P({first + 1 + j}u)"
         if mode == "c":
             at += " + i"
         elif mode == "r":

@@ -9,7 +9,9 @@
 // drivers that run on a CPU, where a barrier costs more than it saves. each: one thread
 // an element of y. dot_product: a group of 64 threads an element, thread t takes l = t,
 // t + 64, ..., then a tree.
-// T is the type that products and sums are in; emit(o, v) writes y.
+// T is the type that products and sums are in; emit(o, row, column, v) writes y, or
+// applies an epilogue and writes what that makes; row counts through the batches. Loops
+// call it, so that an epilogue is there 4 times and not 64, which takes drivers seconds.
 $emit
 
 // Offsets of a and x for a batch.
@@ -44,24 +46,28 @@ fn plus(y: Quad, a: vec4<T>, b: vec4<T>) -> Quad {
 }
 
 fn write_row(base: u32, i: u32, j: u32, v: vec4<T>) {
-    if (i >= P(3u)) { return; }
     let n = P(4u);
-    let at = base + i * n + j;
-    if (j < n) { emit(at, v.x); }
-    if (j + 1u < n) { emit(at + 1u, v.y); }
-    if (j + 2u < n) { emit(at + 2u, v.z); }
-    if (j + 3u < n) { emit(at + 3u, v.w); }
+    if (i >= P(3u) || j >= n) { return; }
+    let row = base + i;
+    let at = row * n;
+    var left = v;
+    let stop = min(j + 4u, n);
+    for (var c = j; c < stop; c++) {
+        emit(at + c, row, c, left.x);
+        left = left.yzwx;
+    }
 }
 
-fn write_quad(base: u32, i: u32, j: u32, y: Quad) {
-    write_row(base, i, j, y.r0);
-    write_row(base, i + 1u, j, y.r1);
-    write_row(base, i + 2u, j, y.r2);
-    write_row(base, i + 3u, j, y.r3);
+fn write_quad(base: u32, i: u32, j: u32, quad: Quad) {
+    var y = quad;
+    for (var r = 0u; r < 4u; r++) {
+        write_row(base, i + r, j, y.r0);
+        y = Quad(y.r1, y.r2, y.r3, y.r0);
+    }
 }
 
 // What a group of 64 x 64 works on. Made of uniforms and the group only, as barriers
-// need.
+// need. base: the number of row 0.
 struct Part { row: u32, column: u32, begin: u32, end: u32, base: u32, at: vec2<u32> }
 
 fn part_of(number: u32) -> Part {
@@ -77,7 +83,7 @@ fn part_of(number: u32) -> Part {
     let row = select(tile / tiles_n * 64u, 0xffffff00u, split >= P(0u));
     let end = min(begin + P(1u), P(5u));
     let at = batch_at(which % P(2u));
-    return Part(row, tile % tiles_n * 64u, begin, end, which * m * n, at);
+    return Part(row, tile % tiles_n * 64u, begin, end, which * m, at);
 }
 
 var<workgroup> a_tile: array<vec4<T>, 256>;  // [l][i / 4]
@@ -223,7 +229,7 @@ fn each(
         a += P(9u);
         b += P(11u);
     }
-    emit(o, total);
+    emit(o, o / n, o % n, total);
 }
 
 var<workgroup> parts: array<T, 64>;
@@ -252,5 +258,5 @@ fn dot_product(
         workgroupBarrier();
         if (thread < half) { parts[thread] += parts[thread + half]; }
     }
-    if (thread == 0u && is_output) { emit(o, parts[0]); }
+    if (thread == 0u && is_output) { emit(o, o / n, o % n, parts[0]); }
 }

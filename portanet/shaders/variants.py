@@ -23,6 +23,7 @@ from .lower import (
     PREFIX,
     cast,
     elementwise,
+    epilogue,
     has_rows,
     header,
     kernel_text,
@@ -51,7 +52,7 @@ def plan(
     adapter is software.
     """
     is_wide = len(kinds(program)) - 1 > buffers and len(program.outputs) > 1
-    if is_wide and program.expression is not None:
+    if is_wide and program.kernel == "elementwise":
         return _one_output_each(program, tuple(words))
     return PLANS.get(program.kernel, _simple)(program, tuple(words), on_cpu)
 
@@ -243,18 +244,23 @@ def _accumulator(program: Program, which: str) -> Dtype:
     return target
 
 
-REDUCE_WORDS = 64  # room for the words of any rank: the text doesn't depend on it
+# Room for the words of any rank: the text doesn't depend on it. With what launch_words
+# adds, two slots of 256 bytes.
+REDUCE_WORDS = 125
 
 
 @functools.lru_cache(1024)
 def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) -> str:
-    """A pass of a reduction, from x or partial results, to y or partial ones."""
+    """A pass of a reduction, from x or partial results, to y or partial ones. With an
+    expression, it is what happens to y: its epilogue, whose first input is x."""
     (which,) = program.options
-    computed = _accumulator(program, which)
+    made = program.inputs[:1] if program.expression else program.outputs
+    plain = Program("reduce", made, program.inputs[:1], program.options)
+    computed = _accumulator(plain, which)
     is_bool = computed is bool_
     stored = "u32" if is_bool else COMPUTED_AS[computed]
     definitions, start, lifted = _monoid(which, int32 if is_bool else computed)
-    source, target = program.inputs[0].compute, program.outputs[0].compute
+    source, target = plain.inputs[0].compute, plain.outputs[0].compute
     value = cast("load_x0(at)", source, computed)
     value = f"u32({value})" if is_bool else value
     fetched = "partial[at]" if reads_partial else lifted
@@ -268,12 +274,15 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
     }.get(which) or cast("a", computed, target)
     if which in ("any", "all"):
         result = cast(f"({result})", bool_, target)
-    stores = "partial[o] = a" if writes_partial else f"store_y0(o, {result})"
+    stores = "partial[i] = a;" if writes_partial else f"store_y0(i, {result});"
+    if program.expression is not None:
+        ending = replace(program, kernel="elementwise", options=())
+        stores = f"\n{epilogue(ending, REDUCED_WORDS, 'a', 1)}\n"
     monoid = (
         f"alias T = {stored};\n{definitions}"
         f"fn initial() -> Accumulated {{ return {start}; }}\n"
         f"fn fetch(at: u32, r: u32) -> Accumulated {{ {first}return {fetched}; }}\n"
-        f"fn emit(o: u32, a: Accumulated) {{ {stores}; }}\n"
+        f"fn emit(i: u32, a: Accumulated) {{ {stores} }}\n"
     )
     partial = "x0" if reads_partial else "y0" if writes_partial else ""
     text = Template(kernel_text("reduce")).substitute(monoid=monoid)
@@ -337,13 +346,25 @@ def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
 
 
 def _combine_step(
-    program: Program, kept: int, chunks: int, total: int, on_cpu: bool
+    program: Program,
+    kept: int,
+    chunks: int,
+    total: int,
+    on_cpu: bool,
+    operands: tuple[int, ...] = (0, -1),
+    after: tuple[int, ...] = (),
 ) -> Step:
-    """The second pass: y[k] = which over c of partial[c, k]."""
+    """The second pass: y[k] = which over c of partial[c, k]; `after`: the words of an
+    epilogue."""
     words = (kept, chunks, 1, 1, 0, kept, 1, chunks, kept)
+    assert 3 + len(words) == REDUCED_WORDS
     text = _reduce_text(program, True, False)
     by_rows = not on_cpu and chunks >= 64 and kept < 256
-    return _reduce_step(program, words, 1, chunks, total, by_rows, text, (0, -1))
+    words += after
+    return _reduce_step(program, words, 1, chunks, total, by_rows, text, operands)
+
+
+REDUCED_WORDS = 12  # of the second pass, without those of an epilogue
 
 
 def _signed(word: int) -> int:
@@ -354,30 +375,73 @@ def _signed(word: int) -> int:
 # --------------------------------------------------------------------- matmul
 
 
-@functools.lru_cache(64)
-def _matmul_text(program: Program, writes_partial: bool) -> str:
-    target = program.outputs[0].compute
+# The place of an epilogue's words, behind those of a product of batch_rank 8.
+PRODUCT_WORDS = 13 + 3 * 8
+
+
+@functools.lru_cache(256)
+def _matmul_text(program: Program, writes_partial: bool, in_rows: bool = False) -> str:
+    """in_rows: the dimensions of the epilogue are the rows and columns of the product."""
+    plain = program.without_epilogue
+    target = plain.outputs[0].compute
     computed = float32 if target is bool_ else target
-    result = cast("v", computed, target)
-    stores = "partial[at] = v" if writes_partial else f"store_y0(at, {result})"
+    stores = f"    store_y0(i, {cast('v', computed, target)});"
+    if writes_partial:
+        program, stores = plain, "    partial[i] = v;"
+    elif program.has_epilogue:
+        stores = epilogue(program.epilogue, PRODUCT_WORDS, "v", 2, in_rows)
     emit = (
         f"alias T = {COMPUTED_AS[computed]};\nalias Accumulated = T;\n"
-        f"fn emit(at: u32, v: T) {{ {stores}; }}\n"
+        f"fn emit(i: u32, row: u32, column: u32, v: T) {{\n{stores}\n}}\n"
     )
     text = Template(kernel_text("matmul")).substitute(emit=emit)
     partial = "y0" if writes_partial else ""
     return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
 
 
+def _is_in_rows(program: Program, words: tuple, n: int) -> bool:
+    """Whether the two dimensions that an epilogue goes over are rows of n and columns."""
+    return program.rank == 2 and words[2 + len(program.modes)] == n
+
+
 def _sum_of(program: Program) -> Program:
-    """The reduction that adds the partial results of a matrix product."""
-    output = program.outputs
-    return Program("reduce", output, output, ("sum",), label=program.label)
+    """The reduction that adds the partial results of a product, with its epilogue."""
+    made = program.without_epilogue.outputs
+    if not program.has_epilogue:
+        return Program("reduce", made, made, ("sum",), label=program.label)
+    inputs = program.epilogue.inputs
+    return replace(program, kernel="reduce", inputs=inputs, options=("sum",))
+
+
+def _split(
+    program: Program,
+    first: Step,
+    outputs: int,
+    splits: int,
+    total: int,
+    on_cpu: bool,
+    after: tuple,
+) -> Plan:
+    """A product whose sums are cut: partial results, then their sums and the epilogue.
+    first: its step for all operands; after: the words of the epilogue."""
+    made = len(program.outputs)
+    first = replace(
+        first,
+        kinds=kinds(program.without_epilogue),
+        operands=(-1, made, made + 1),
+    )
+    extra = range(made + 2, made + len(program.inputs))
+    operands = (*range(made), -1, *extra)
+    second = _combine_step(
+        _sum_of(program), outputs, splits, total, on_cpu, operands, after
+    )
+    return Plan((first, second), 4 * outputs * splits)
 
 
 def _matmul_texts(program: Program) -> list[str]:
+    in_rows = [False, True] if program.has_epilogue and program.rank == 2 else [False]
     return [
-        _matmul_text(program, False),
+        *(_matmul_text(program, False, rows) for rows in in_rows),
         _matmul_text(program, True),
         _reduce_text(_sum_of(program), True, False),
     ]
@@ -391,9 +455,15 @@ def _matmul(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     outputs = batch * m * n
     if outputs == 0:
         return Plan(())
+    own = 11 + 3 * words[4]
+    words, after = words[:own], words[own:]
     work = 2.0 * outputs * max(k, 1)
-    text = _matmul_text(program, False)
-    whole = _padded((1, max(k, 1), *words))
+    if program.expression is not None:
+        work += 4.0 * outputs * len(program.expression.instructions)
+    operands = program.epilogue if program.has_epilogue else program
+    text = _matmul_text(program, False, _is_in_rows(operands, after, n))
+    space = (0,) * (PRODUCT_WORDS - 2 - own if after else 0)
+    whole = _padded((1, max(k, 1), *words, *space, *after))
     if min(m, n) < (4 if on_cpu else 16) or k < 8:
         if outputs <= 4096 and k >= 256 and not on_cpu:
             return _one(program, text, "dot_product", whole, outputs, 4 * work)
@@ -406,17 +476,10 @@ def _matmul(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     # Few tiles and a long sum, as for the gradient of weights: cut the sum.
     chunk = 16 * _groups(k, 16 * splits)
     splits = _groups(k, chunk)
-    first = Step(
-        _matmul_text(program, True),
-        entry,
-        kinds(program),
-        (-1, 1, 2),
-        _padded((splits, chunk, *words)),
-        tiles * splits,
-        work,
-    )
-    second = _combine_step(_sum_of(program), outputs, splits, k, on_cpu)
-    return Plan((first, second), 4 * outputs * splits)
+    text = _matmul_text(program, True)
+    cut = _padded((splits, chunk, *words))
+    first = Step(text, entry, (), (), cut, tiles * splits, work)
+    return _split(program, first, outputs, splits, k, on_cpu, after)
 
 
 # ------------------------------------------------------------------- convolve

@@ -64,14 +64,21 @@ def pick(args, full, small, dry=2):
 # Data ------------------------------------------------------------------------------------
 
 
+def _large(dataset, *which):
+    """A data set of files; where they are missing or damaged, the end, in one line."""
+    try:
+        return dataset(*which)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
 def images(args, transform=None):
     """(for training, for the test) of the data set; `transform` is for training alone.
 
     digits: scikit-learn's 1797 images of 8 x 8 pixels, every fifth held out.
     """
     if args.data in LARGE:
-        kind = LARGE[args.data]
-        train, test = kind(True), kind(False)
+        train, test = (_large(LARGE[args.data], part) for part in (True, False))
         parts = [(d.images, d.labels) for d in (train, test)]
     else:
         from sklearn.datasets import load_digits
@@ -110,7 +117,7 @@ def topics():
 
 def text(args):
     """A corpus: topics, by characters, or ptb, by words."""
-    corpus = PennTreebank() if args.data == "ptb" else topics()
+    corpus = _large(PennTreebank) if args.data == "ptb" else topics()
     if args.dry_run:
         corpus.test = corpus.test[:200]
     return corpus

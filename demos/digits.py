@@ -1,20 +1,26 @@
 """A classifier of handwritten digits, trained with portanet: the API from end to end.
 
-    python demos/digits.py --device wgpu
+Figure to reach: 97 % of the held-out digits after 30 epochs.
 
-The data are scikit-learn's 1797 images of 8 x 8 pixels; every fifth is held out. After 30
-epochs the model reads about 98 % of those. `portanet demo` trains the same on every device
-of the machine and compares them.
+    portanet demo digits --device wgpu
+
+The data are scikit-learn's 1797 images of 8 x 8 pixels; every fifth is held out. `portanet
+demo` alone trains the same on every device of the machine and compares them.
 """
 
 import argparse
+import sys
 import time
 
 import numpy as np
 import portanet as pn
 from portanet import nn, optim
 from portanet.data import DataLoader, TensorDataset
+from rich.progress import track
 from sklearn.datasets import load_digits
+
+EPOCHS = 30
+FIGURE = 0.97  # of the held-out digits, after so many epochs
 
 
 def load_data():
@@ -44,12 +50,22 @@ def accuracy(model, images, labels):
         return (model(images).argmax(axis=1) == labels).to(pn.float32).mean().item()
 
 
+def show(model, image):
+    """Print an image in characters, and what the model reads."""
+    for row in image.numpy().reshape(8, 8):
+        print("".join(2 * " .:-=+*#%@"[round(9 * value)] for value in row.tolist()))
+    with pn.no_grad():
+        print(f"sample: this is a {model(image).argmax().item()}")
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--device", default=None, help="cpu, wgpu, ... (default: the best)"
     )
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", metavar="FILE", help="where to keep the weights")
     args = parser.parse_args()
@@ -66,7 +82,8 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
 
-    for epoch in range(1, args.epochs + 1):
+    right = 0.0
+    for epoch in track(range(1, args.epochs + 1), "training", transient=True):
         start, losses = time.perf_counter(), []
         for x, y in loader:
             optimizer.zero_grad()
@@ -84,6 +101,12 @@ def main():
         pn.save(model.state_dict(), args.save)
         print(f"saved: {args.save}; read a digit: portanet classify {args.save}")
 
+    show(model, test_images[0])
+    enough = args.epochs >= EPOCHS
+    asked = f"asked: >= {FIGURE:.0%}" if enough else f"asked after {EPOCHS} epochs"
+    print(f"test accuracy: {right:.2%} ({asked})")
+    return 1 if enough and right < FIGURE else 0
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

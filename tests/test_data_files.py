@@ -362,13 +362,20 @@ def test_every_published_file_has_a_checksum_and_an_address():
 TRAIN = " no it was n't black monday \n but while the <unk> did N \n"
 
 
-def test_the_penn_treebank_is_a_corpus_of_words(tmp_path, monkeypatch):
+def place_ptb(folder, monkeypatch, times=1):
+    """The three files, their lines so many times, and their checksums in the table."""
     texts = {"train": TRAIN, "valid": " black tuesday \n", "test": " it did \n"}
     sums = {}
     for part, text in texts.items():
-        (tmp_path / f"ptb.{part}.txt").write_text(text)
-        sums[f"ptb.{part}.txt"] = hashlib.md5(text.encode()).hexdigest()
+        content = (text * times).encode()
+        (folder / f"ptb.{part}.txt").write_bytes(content)
+        sums[f"ptb.{part}.txt"] = hashlib.md5(content).hexdigest()
     monkeypatch.setattr(PennTreebank, "MD5", sums)
+    return folder
+
+
+def test_the_penn_treebank_is_a_corpus_of_words(tmp_path, monkeypatch):
+    place_ptb(tmp_path, monkeypatch)
     monkeypatch.setenv("PORTANET_OFFLINE", "1")
     corpus = PennTreebank(root=tmp_path)
     assert len(corpus.train) == 14 and corpus.train.dtype == np.int32

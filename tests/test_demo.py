@@ -135,7 +135,8 @@ def test_ctrl_c_keeps_the_model(tmp_path):
 def test_the_readable_demo_trains_and_saves(tmp_path):
     path = os.path.join(ROOT, "demos", "digits.py")
     with open(path) as file:
-        assert len(file.readlines()) < 120
+        text = file.read()
+    assert text.count("\n") < 120 and "\nFigure to reach: " in text
     model = tmp_path / "model.safetensors"
     done = subprocess.run(
         [sys.executable, path, "--device", "cpu", "--epochs", "1", "--save", model],
@@ -143,7 +144,21 @@ def test_the_readable_demo_trains_and_saves(tmp_path):
         text=True,
     )
     assert done.returncode == 0 and "epoch  1  loss" in done.stdout, done
+    assert "sample: this is a " in done.stdout
+    assert "(asked after 30 epochs)" in done.stdout
     assert cli.main(["classify", str(model), "--device", "cpu"]) == 0
+
+
+def test_the_readable_demo_fails_where_it_did_not_learn(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(os.path.join(ROOT, "demos"))
+    import digits as readable
+
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--device", "cpu", "--epochs", "1"])
+    monkeypatch.setattr(readable, "EPOCHS", 1)
+    assert readable.main() == 1
+    assert "(asked: >= 97%)" in capsys.readouterr().out
+    monkeypatch.setattr(readable, "FIGURE", 0.5)
+    assert readable.main() == 0
 
 
 def test_a_second_ctrl_c_stops_at_once(monkeypatch):

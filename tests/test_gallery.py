@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from portanet.cli import gallery
 
+from portanet.data import CIFAR10, MNIST, FashionMNIST, PennTreebank
+
 from .test_cli import run  # noqa: F401, a fixture
+from .test_data_files import cifar, place_cifar, place_ptb, small_mnist
 
 NAMES = sorted(set(gallery.demos()) - {"digits"})  # test_demo.py trains that one
 FOLDER = Path(__file__).parent.parent / "demos"
@@ -75,6 +78,44 @@ def test_large_data_that_is_not_there_is_one_line(run, tmp_path, monkeypatch):  
     )
     assert status == 1 and error.count("\n") == 1
     assert "train-images-idx3-ubyte.gz can't be downloaded" in error
+
+
+def place(data, cache, monkeypatch):
+    """Small files in the true format, where a download would put the large ones."""
+    folder = cache / "data" / {"fashion": "fashion-mnist"}.get(data, data)
+    folder = folder.with_name("cifar-10") if data == "cifar10" else folder
+    folder.mkdir(parents=True)
+    if data in ("mnist", "fashion"):
+        small_mnist(folder, monkeypatch, {"mnist": MNIST}.get(data, FashionMNIST), 130)
+        return folder / "t10k-images-idx3-ubyte.gz"
+    if data == "cifar10":
+        place_cifar(folder, monkeypatch, cifar(26)[0])
+        return folder / CIFAR10.file.name
+    return place_ptb(folder, monkeypatch, 40) / PennTreebank.FILES["test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("vae", "mnist"), ("mlp_resnet", "fashion"), ("resnet9", "cifar10"),
+     ("rnn_lm", "ptb")],
+)  # fmt: skip
+def test_a_demo_takes_the_large_data_from_the_cache_and_refuses_damage(
+    run, tmp_path, monkeypatch, name, data  # noqa: F811
+):  # fmt: skip
+    monkeypatch.setenv("PORTANET_OFFLINE", "1")
+    monkeypatch.setenv("PORTANET_CACHE", str(tmp_path / "cache"))
+    path = place(data, tmp_path / "cache", monkeypatch)
+    line = ["demo", name, "--data", data, "--dry-run", "--device", "cpu"]
+    line += ["--output", tmp_path]
+    status, out, error = run(*line)
+    assert status == 0, error
+    assert "(asked: " in out
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    status, _, error = run(*line)
+    assert status == 1 and error.count("\n") == 1
+    assert f"{path.name}: damaged: its " in error and "PORTANET_OFFLINE" in error
+    assert path.read_bytes() == good[:-1], "nothing in the cache is lost"
 
 
 def test_what_did_not_learn_fails(capsys):

@@ -213,6 +213,7 @@ from .ops.sort import (
     unique_inverse,
     unique_values,
 )
+from .precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .random import (
     Generator,
     bernoulli,

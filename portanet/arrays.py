@@ -198,6 +198,11 @@ _plans: dict[Any, Callable[[Sequence[Array]], Any]] = {}
 MAX_PLANS = 1 << 15  # then all are forgotten: a loop over ever new shapes stays bounded
 
 
+def forget_plans() -> None:
+    """Calls are prepared anew: something that plans take for granted has changed."""
+    _plans.clear()
+
+
 class Handle(NamedTuple):
     """A buffer that a plan will have, seen through a layout."""
 

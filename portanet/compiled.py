@@ -23,6 +23,7 @@ from .compiler.graph import lower
 from .compiler.lazy import Lazy, TraceError, Tracer
 from .compiler.plan import Plan, optimise
 from .compiler.reuse import Target
+from .precision import get_float32_matmul_precision
 
 
 def flatten(value: Any, leaves: list[Tensor]) -> Any:
@@ -246,7 +247,8 @@ class Compiled:
         else:
             structure = flatten((args, kwargs), tensors)
         layouts = [t.value.layout for t in tensors]
-        key = (structure, *layouts, mode.enabled, chosen())
+        precision = get_float32_matmul_precision()
+        key = (structure, *layouts, mode.enabled, chosen(), precision)
         known = self.traces.get(key, ())
         for trace in known:
             if trace.fits():

@@ -21,8 +21,9 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
   matmul        batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row,
                 b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Output
                 contiguous (batch, m, n). y[b, i, j] = sum_l a[b, i, l] * x[b, l, j].
-                float16 and bfloat16 accumulate in float32, integers wrap. May have an
-                epilogue (below).
+                float16 and bfloat16 accumulate in float32, integers wrap. options: () or
+                ("tf32",): factors of float32 may be rounded to 10 bits of fraction. May have
+                an epilogue (below).
   convolve      n, groups, channels, outputs (of a group), x[3], y[3], kernel[3], stride[3],
                 padding[3] (in front), dilation[3], x_offset, w_offset, y_offset. All
                 contiguous and of one floating dtype; axes that are missing, in front, have
@@ -228,6 +229,7 @@ class Backend(Protocol):
     max_operands: int  # buffers that a launch may have
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
+    has_tf32: bool  # matmul takes that option; without the attribute, it does not
     writes_in_place: bool  # an output may be an input that is read in the same order
 
     def sequence(

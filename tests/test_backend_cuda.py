@@ -394,6 +394,34 @@ def test_a_state_is_written_in_place():
     np.testing.assert_allclose(w.numpy(), np.full(100, 0.5**5), rtol=1e-6)
 
 
+def test_tf32_is_for_who_asks_for_it():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(40, 48)).astype("f4") for _ in range(2))
+    x, y = on_gpu(a), on_gpu(b)
+    product = pn.compile(lambda x, y: x @ y.mT)
+    exact = a.astype("f8") @ b.T.astype("f8")
+    magnitude = np.abs(a) @ np.abs(b).T
+
+    def errors():
+        found = [
+            (x @ y.mT).numpy(),
+            product(x, y).numpy(),
+            pn.einsum("ik,jk->ij", x, y),
+        ]
+        return [np.max(np.abs(np.asarray(r) - exact) / magnitude) for r in found]
+
+    true = errors()
+    assert max(true) < 1e-6
+    pn.set_float32_matmul_precision("high")
+    try:
+        assert all(1e-5 < error < 2.0**-10 for error in errors())
+        wide = on_gpu(a, "float64") @ on_gpu(b.T, "float64")
+        assert np.allclose(wide.numpy(), exact, 1e-12, 1e-12)
+    finally:
+        pn.set_float32_matmul_precision("highest")
+    assert errors() == true
+
+
 HOPPER = """
 import numpy as np, portanet as pn
 from portanet.devices import get

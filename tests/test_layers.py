@@ -26,6 +26,7 @@ LAYERS = (
     ("devices",),
     ("op",),
     ("arrays",),
+    ("precision",),
     ("ops",),
     ("compiler",),
     ("autograd",),

@@ -153,6 +153,7 @@ class Backend:
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
     writes_in_place = True
+    has_tf32 = True  # where the GPU has it; plans know
 
     def __init__(self, index: int = 0):
         from .host import Host

@@ -8,8 +8,9 @@ from typing import Any
 
 
 from ..arrays import collapse
-from ..dtypes import promote
+from ..dtypes import float32, promote
 from ..op import Bad, Case, Op, Spec
+from ..precision import matmul_options
 from . import elementwise as e
 from .shape import (
     broadcast_to,
@@ -47,7 +48,8 @@ def _lower_matmul(emit, a, b):
     words = [math.prod(batch), m, n, k, len(sizes)]
     for w in wide:
         words += [w.offset, *w.strides[-2:]]
-    emit.kernel("matmul", [*words, *sizes, *a_steps, *b_steps], [y], [a, b])
+    options = matmul_options(emit.device) if result.dtype is float32 else ()
+    emit.kernel("matmul", [*words, *sizes, *a_steps, *b_steps], [y], [a, b], options)
     return y
 
 

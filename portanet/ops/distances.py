@@ -250,7 +250,7 @@ def multi_margin_loss(
         raise ValueError(f"{name}: p is 1 or 2, not {p}")
     classes = x.shape[-1]
     _check_weight(name, weight, classes)
-    own = reshape(_picked(x, target, name), (*target.shape, 1))
+    own = _picked(x, reshape(target, (*target.shape, 1)), name)
     gap = e.relu(e.add(e.subtract(x, own), margin))
     gap = e.square(gap) if p == 2 else gap
     if weight is not None:

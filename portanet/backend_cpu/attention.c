@@ -107,6 +107,9 @@ PN_DEFINE_LOAD(load_f64, double)
 #define TYPE(name) name##_f32
 #define INTEGER int32_t
 #define FMA FMA_F32
+#define LARGER_512 _mm512_max_ps
+#define LARGEST_512 _mm512_reduce_max_ps
+#define TOTAL_512 _mm512_reduce_add_ps
 #define EXP pn_exp_float32
 #define LOG pn_log_float32
 #define LOAD load_f32
@@ -117,6 +120,9 @@ PN_DEFINE_LOAD(load_f64, double)
 #define TYPE(name) name##_f64
 #define INTEGER int64_t
 #define FMA FMA_F64
+#define LARGER_512 _mm512_max_pd
+#define LARGEST_512 _mm512_reduce_max_pd
+#define TOTAL_512 _mm512_reduce_add_pd
 #define EXP pn_exp_float64
 #define LOG pn_log_float64
 #define LOAD load_f64

@@ -1,7 +1,8 @@
 // The body of attention.c for one type; included once for each.
 //
 // Wants T, TYPE(name) (name with the type's suffix), INTEGER (of T's size), FMA(a, b, c),
-// a * b + c on vectors, EXP, LOG, LOAD (convert.h) and TRANSPOSE (vectors.h).
+// a * b + c on vectors, of 64 bytes LARGER_512(a, b), a if a > b, else b, and what lanes
+// come to, LARGEST_512 and TOTAL_512, EXP, LOG, LOAD (convert.h) and TRANSPOSE (vectors.h).
 
 typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
@@ -161,27 +162,40 @@ static void TYPE(scores)(const T *q, int64_t count, int64_t height, const T *tur
 
 // --- A row of scores ---------------------------------------------------------------
 
+// Lanes are added by halving at every level.
+#if VECTOR_BYTES == 64
+#define LARGER LARGER_512
+static inline T TYPE(largest_lane)(VEC v) { return LARGEST_512(v); }
+static inline T TYPE(total_of_lanes)(VEC v) { return TOTAL_512(v); }
+#else
 static inline VEC TYPE(larger)(VEC a, VEC b) {
     BITS is_larger = a > b;
     return (VEC)(((BITS)a & is_larger) | ((BITS)b & ~is_larger));
 }
+#define LARGER TYPE(larger)
+static T TYPE(largest_lane)(VEC v) {
+    T most = v[0];
+    for (int64_t c = 1; c < LANES; c++) most = v[c] > most ? v[c] : most;
+    return most;
+}
+static T TYPE(total_of_lanes)(VEC v) {
+    for (int64_t half = LANES / 2; half; half /= 2)
+        for (int64_t c = 0; c < half; c++) v[c] += v[c + half];
+    return v[0];
+}
+#endif
 
 // Of n elements, whole vectors; NaN is passed over, as its exponential is not.
 static T TYPE(largest)(const T *s, int64_t n) {
     VEC top = SPLAT((T)-INFINITY);
-    for (int64_t c = 0; c < n; c += LANES)
-        top = TYPE(larger)(*(const LOOSE *)(s + c), top);
-    T most = top[0];
-    for (int64_t c = 1; c < LANES; c++) most = top[c] > most ? top[c] : most;
-    return most;
+    for (int64_t c = 0; c < n; c += LANES) top = LARGER(*(const LOOSE *)(s + c), top);
+    return TYPE(largest_lane)(top);
 }
 
 static T TYPE(total)(const T *s, int64_t n) {
     VEC sum = {0};
     for (int64_t c = 0; c < n; c += LANES) sum += *(const LOOSE *)(s + c);
-    for (int64_t half = LANES / 2; half; half /= 2)
-        for (int64_t c = 0; c < half; c++) sum[c] += sum[c + half];
-    return sum[0];
+    return TYPE(total_of_lanes)(sum);
 }
 
 // The mask on the scores of row (b, h, i) with keys j to j + n.
@@ -232,11 +246,15 @@ static void TYPE(raise_row)(const attention *a, int64_t b, int64_t h, int64_t i,
     // Nothing is seen yet: the scores are -inf, or NaN.
     T from = most == (T)-INFINITY ? 0 : most;
     for (int64_t c = 0; c < whole; c++) s[c] = EXP(s[c] - from);
-    T before = EXP(*top - from);
-    *sum = *sum * before + TYPE(total)(s, whole);
+    T all = TYPE(total)(s, whole);
+    if (j) {
+        T before = EXP(*top - from);
+        all += *sum * before;
+        if (before != 1)
+            for (int64_t c = 0; c < step; c++) y[c] *= before;
+    }
+    *sum = all;
     *top = most;
-    if (j && before != 1)
-        for (int64_t c = 0; c < step; c++) y[c] *= before;
     if (a->threshold) {
         T factor[KEYS];
         TYPE(draw)(a, b, h, i, j, n, factor);
@@ -556,6 +574,10 @@ static void TYPE(go_back)(attention *a) {
 #undef EXP
 #undef LOG
 #undef LOAD
+#undef LARGER
+#undef LARGER_512
+#undef LARGEST_512
+#undef TOTAL_512
 #undef TRANSPOSE
 #undef SQUARE
 #undef VEC

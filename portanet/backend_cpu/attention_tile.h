@@ -238,14 +238,18 @@ static void TYPE(raise_row)(const attention *a, int64_t b, int64_t h, int64_t i,
                             int64_t j, int64_t n, int64_t width, T *s, T *top, T *sum,
                             T *y) {
     int64_t whole = rounded_up(n, LANES), step = rounded_up(a->value_width, LANES);
+    if (whole < width) memset(s + whole, 0, (size_t)(width - whole) * sizeof(T));
+    if (n == 0) return;
     if (a->mask) TYPE(apply_mask)(a, b, h, i, j, n, s);
-    for (int64_t c = n; c < whole; c++) s[c] = (T)-INFINITY;
-    for (int64_t c = whole; c < width; c++) s[c] = 0;
+    T *end = s + whole - LANES;
+    for (int64_t c = 0; c < LANES; c++)
+        end[c] = c + whole - LANES < n ? end[c] : (T)-INFINITY;
     T most = TYPE(largest)(s, whole);
     if (*top > most) most = *top;
     // Nothing is seen yet: the scores are -inf, or NaN.
     T from = most == (T)-INFINITY ? 0 : most;
-    for (int64_t c = 0; c < whole; c++) s[c] = EXP(s[c] - from);
+    for (int64_t c = 0; c < whole; c += LANES)
+        for (int64_t l = 0; l < LANES; l++) s[c + l] = EXP(s[c + l] - from);
     T all = TYPE(total)(s, whole);
     if (j) {
         T before = EXP(*top - from);

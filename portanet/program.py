@@ -117,8 +117,11 @@ class Program:
     modes: str = ""
     rank: int = 0
     label: str = ""  # the operator that asked, for messages
-    # Of elementwise programs: the number of each operand's buffer, where some outputs, or
-    # some inputs, are known to be in one. Else empty.
+    # So many launches of one program side by side, each with one output and one input. The
+    # words: for each how many words it has and the offset of its output; then those of each.
+    copies: int = 0
+    # Of elementwise programs and of copies: the number of each operand's buffer, where some
+    # outputs, or some inputs, are known to be in one. Else empty.
     buffers: tuple[int, ...] = ()
 
     @property
@@ -230,6 +233,7 @@ class Backend(Protocol):
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
     has_tf32: bool  # matmul takes that option; without the attribute, it does not
+    copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
     writes_in_place: bool  # an output may be an input that is read in the same order
 
     def sequence(

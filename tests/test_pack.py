@@ -18,9 +18,10 @@ from tests.tint_compiler import compile_all
 
 
 class Narrow(NullBackend):
-    """Binds as few buffers as WebGPU's default limits allow."""
+    """Binds as few buffers as WebGPU's default limits allow, and joins reductions."""
 
     max_operands = 7
+    copies = frozenset(("reduce",))
 
 
 @pytest.fixture
@@ -127,6 +128,14 @@ def test_a_device_that_writes_in_place_packs_nothing():
     step, _, _, batch = training(Device("null", backend))
     step(*batch)
     assert not plan_of(step).graph.packs
+
+
+def test_gradients_that_are_sums_go_into_one_buffer_by_one_launch(place):
+    step, _, _, batch = training(place, sizes=(7, 5, 5, 5, 3), norm=False)
+    step(*batch)
+    (w,) = [w for w in launched(plan_of(step), "sum") if w.program.copies]
+    assert w.program.copies == 4 and len({h.slot for h in w.outs}) == 1
+    assert len({h.layout.offset for h in w.outs}) == 4
 
 
 def test_a_temporary_that_lies_in_another_lives_as_long_as_that(place):

@@ -315,6 +315,8 @@ def test_the_pace_follows_what_the_device_can_do(monkeypatch):
 @pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam])
 def test_a_compiled_step_has_fewer_launches_than_eager(optimizer):
     place = Device("null", NullBackend())
+    place.backend.max_operands = 7  # as on wgpu at the default limits
+    place.backend.copies = {"reduce"}
     launched = place.backend.launched
     counts = []
     for wrap in (lambda f: f, pn.compile):
@@ -324,7 +326,7 @@ def test_a_compiled_step_has_fewer_launches_than_eager(optimizer):
         launched.clear()
         run(*batch)
         counts.append(len(launched))
-    assert counts[1] <= 0.8 * counts[0], counts
+    assert counts[1] <= 0.6 * counts[0], counts
 
 
 # Before the first replay -------------------------------------------------------------------------

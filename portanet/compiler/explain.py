@@ -54,7 +54,8 @@ def _flops(w: Work) -> int:
         return 2 * math.prod(w.words[:4]) * math.prod(taps)
     if w.program is not None and w.program.kernel == "attention":
         return _attention_flops(w)
-    return math.prod(w.ins[0].layout.shape) if w.ins else 0
+    count = w.program.copies if w.program is not None else 0
+    return sum(math.prod(h.layout.shape) for h in w.ins[: max(count, 1)])
 
 
 def _instructions(expression: Expression) -> int:

@@ -124,7 +124,8 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
         return replace(made, buffers=_buffers(w)), tuple(words)
     assert w.program is not None
     if w.epilogue is None:
-        return w.program, w.words
+        shared = _buffers(w) if w.program.copies else ()
+        return replace(w.program, buffers=shared), w.words
     first = w.outs[0].layout
     result = Handle(-1, layout(first.shape, w.epilogue.inputs[0], first.device))
     ins = [result, *w.ins[OWN_INPUTS:]]

@@ -11,7 +11,18 @@ from typing import Any
 
 from ..arrays import Array
 from ..program import Program
-from . import fold, fuse, hoist, inline, lengthen, memory, order, pack, recompute
+from . import (
+    beside,
+    fold,
+    fuse,
+    hoist,
+    inline,
+    lengthen,
+    memory,
+    order,
+    pack,
+    recompute,
+)
 from . import regions, share, sums, turn, unturn
 from .epilogue import give_epilogues
 from .graph import Graph, program_of
@@ -59,6 +70,8 @@ def optimise(
         recompute.recompute(graph, memory_limit, results)
     if packs:
         pack.pack(graph, pairs, most)
+    if memory_limit is None:
+        beside.join(graph, getattr(graph.device.backend, "copies", ()), most)
 
 
 def _packs(backend: Any) -> bool:

@@ -109,6 +109,7 @@ class Target:
     runs = False
     dtypes = frozenset((bool_, int32, uint32, float32))
     max_operands = BUFFERS - 1  # one binding is left for the status
+    copies = frozenset(("reduce",))
     writes_in_place = False
 
     has = staticmethod(variants.has)

@@ -159,6 +159,7 @@ class Backend:
     name = "wgpu"
     sums_rows = True
     epilogues = frozenset({"matmul"})
+    copies = frozenset(("reduce",))
     writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
 
     def __init__(self, index: int = 0):

@@ -143,7 +143,7 @@ def header(program: Program, words: int, partial: str = "", temporary: str = "")
         is_output = i < outputs
         if i not in operands:
             first = names[program.buffers.index(program.buffers[i])]
-            lines += _accessors(name, dtype, is_output, first)
+            lines += accessors(name, dtype, is_output, first)
             continue
         b = operands.index(i) + (0 if is_output else extra)
         if name == partial:
@@ -153,21 +153,21 @@ def header(program: Program, words: int, partial: str = "", temporary: str = "")
                 "array<Accumulated>;"
             )
         else:
-            lines.append(_binding(b + 1, name, dtype, is_output))
+            lines.append(binding(b + 1, name, dtype, is_output))
     if program.can_fault:
         fill = {"binding": len(operands) + extra + 1, "label": f"{words}u"}
         lines.append(Template(STATUS).substitute(fill))
     return "\n".join(lines) + "\n"
 
 
-def _binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
+def binding(binding: int, name: str, dtype: Dtype, is_output: bool) -> str:
     access = "read_write" if is_output else "read"
     variable = f"var<storage, {access}> {name}: array<{STORED_AS[dtype]}>"
     lines = [f"@group(0) @binding({binding}) {variable};"]
-    return "\n".join(lines + _accessors(name, dtype, is_output, name))
+    return "\n".join(lines + accessors(name, dtype, is_output, name))
 
 
-def _accessors(name: str, dtype: Dtype, is_output: bool, array: str) -> list[str]:
+def accessors(name: str, dtype: Dtype, is_output: bool, array: str) -> list[str]:
     """The load and the store of an operand that is in this array."""
     computed = COMPUTED_AS[dtype.compute]
     load, store = f"{array}[i]", "v"

@@ -16,7 +16,7 @@ from string import Template
 from ..dtypes import Dtype, bool_, float32, int32
 from ..program import Program
 from ..scalars import Expression
-from . import attention, indexing, recurrent
+from . import attention, beside, indexing, recurrent
 from .lower import (
     COMPUTED_AS,
     HERE,
@@ -274,7 +274,11 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
     }.get(which) or cast("a", computed, target)
     if which in ("any", "all"):
         result = cast(f"({result})", bool_, target)
-    stores = "partial[i] = a;" if writes_partial else f"store_y0(i, {result});"
+    joined = program.copies > 0
+    if joined:
+        fetched = fetched.replace("[at]", "[partial_at(at)]")
+    place = "partial_at(i)" if joined else "i"
+    stores = f"partial[{place}] = a;" if writes_partial else f"store_y0(i, {result});"
     if program.expression is not None:
         ending = replace(program, kernel="elementwise", options=())
         stores = f"\n{epilogue(ending, REDUCED_WORDS, 'a', 1)}\n"
@@ -286,7 +290,11 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
     )
     partial = "x0" if reads_partial else "y0" if writes_partial else ""
     text = Template(kernel_text("reduce")).substitute(monoid=monoid)
-    return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
+    if joined:
+        top = beside.header(program, REDUCE_WORDS, reads_partial, writes_partial)
+    else:
+        top = header(program, REDUCE_WORDS, partial)
+    return with_scalars(top + "\n" + text)
 
 
 def _reduce_texts(program: Program) -> list[str]:
@@ -324,6 +332,9 @@ def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) 
 
 
 def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
+    if program.copies:
+        one = functools.partial(_reduce, on_cpu=on_cpu)
+        return beside.plan(program, words, one, _reduce_text, REDUCE_WORDS)
     kept, reduced, kept_rank, reduced_rank = words[:4]
     if kept == 0:
         return Plan(())

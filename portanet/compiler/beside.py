@@ -1,0 +1,123 @@
+"""Pass: launches of one kernel that need nothing of each other go side by side as one.
+
+The gradients of biases, of the weights of a norm, are such launches: small sums over matrices
+that are there at about the same time. The earlier ones wait for the last, so what they read
+stays alive for longer; as long as that is little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field, replace
+
+from ..arrays import Handle
+from . import memory
+from .cost import SLACK
+from .graph import Graph, Work
+
+# Of the bytes of all temporaries, what may stay alive longer for one launch.
+LONGER = 1 / 16
+
+
+@dataclass
+class _Group:
+    """Work that may run where its last member does."""
+
+    numbers: list[int] = field(default_factory=list)
+    outs: set[int] = field(default_factory=set)  # slots
+    ins: set[int] = field(default_factory=set)
+
+
+def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
+    """Join the work of these kernels, with at most so many buffers to bind."""
+    if not kernels:
+        return
+    spans = memory.lifetimes(graph)
+    most = max(SLACK, LONGER * memory.plan(graph).nbytes)
+    done: list[_Group] = []
+    groups: dict[Hashable, _Group] = {}
+    for i, w in enumerate(graph.work):
+        for key in [k for k, g in groups.items() if _needs(graph, w, g)]:
+            done.append(groups.pop(key))
+        key = _key(graph, w, kernels)
+        if key is None:
+            continue
+        group = groups.get(key)
+        if group is None or not _fits(graph, group, i, spans, most, max_operands):
+            done += [group] if group else []
+            group = groups[key] = _Group()
+        group.numbers.append(i)
+        group.outs.update(h.slot for h in w.outs)
+        group.ins.update(h.slot for h in w.ins)
+    made: dict[int, Work] = {}
+    gone: set[int] = set()
+    for group in (*done, *groups.values()):
+        if len(group.numbers) > 1:
+            gone.update(group.numbers)
+            made[group.numbers[-1]] = _joined(graph, group)
+    graph.work = [
+        made.get(i, w) for i, w in enumerate(graph.work) if i in made or i not in gone
+    ]
+
+
+def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
+    """What is equal of work that may be joined; None where it may not be."""
+    p = w.program
+    if p is None or p.kernel not in kernels or p.can_fault or p.expression is not None:
+        return None
+    if len(w.outs) != 1 or len(w.ins) != 1 or p.options[0].startswith("arg"):
+        return None
+    home = graph.home()
+    apart = home.get(w.ins[0].slot, -1) != home.get(w.outs[0].slot, -2)
+    return replace(p, label="") if apart else None
+
+
+def _touched(graph: Graph, handles: list[Handle]) -> set[int]:
+    return {s for h in handles for s in (h.slot, *graph.packs.get(h.slot, ()))}
+
+
+def _needs(graph: Graph, w: Work, group: _Group) -> bool:
+    """Whether w must run after the group, or the group before it."""
+    reads, writes = _touched(graph, w.ins), _touched(graph, w.outs)
+    return bool(reads & group.outs or writes & (group.outs | group.ins))
+
+
+def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -> bool:
+    w, home = graph.work[i], graph.home()
+    outs = {home.get(s, s) for s in group.outs | {w.outs[0].slot}}
+    ins = group.ins | {w.ins[0].slot}
+    if len(outs) + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
+        return False
+    # What would end before this, and now waits for it.
+    late = [s for s in group.ins if s in spans and spans[s][1] < i]
+    return sum(graph.slots[s].nbytes for s in late) <= most
+
+
+def _joined(graph: Graph, group: _Group) -> Work:
+    work = [graph.work[i] for i in group.numbers]
+    outs, home = [w.outs[0] for w in work], graph.home()
+    shared = {home.get(h.slot, -1) for h in outs}
+    if len(shared) == 1 and shared != {-1}:
+        outs = [_inside(graph, h, home[h.slot]) for h in outs]
+    first = work[0].program
+    assert first is not None
+    program = replace(
+        first,
+        outputs=first.outputs * len(work),
+        inputs=first.inputs * len(work),
+        copies=len(work),
+    )
+    words = [n for w, h in zip(work, outs) for n in (len(w.words), h.layout.offset)]
+    words += [n for w in work for n in w.words]
+    parts = [p for w in work for p in w.parts]
+    ins = [w.ins[0] for w in work]
+    return work[-1].but(
+        outs=outs, ins=ins, program=program, words=tuple(words), parts=parts
+    )
+
+
+def _inside(graph: Graph, h: Handle, whole: int) -> Handle:
+    """A result seen in the slot around its own."""
+    x = h.layout
+    at = graph.packs[whole][h.slot] // graph.device.backend.itemsize(x.dtype)
+    return Handle(whole, x.view(x.shape, x.strides, x.offset + at))

@@ -1,0 +1,187 @@
+"""Some reductions as one dispatch: each group of threads works on one of them.
+
+A step of the joined program has the words of each copy in turn, in the room that one has; then
+for each the number of its first group, the first of its partial results, and the first element
+of its output. The kernel's text is that of one reduction: what reads words and buffers looks up
+which copy the group is at work on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..dtypes import Dtype
+from ..program import Program
+from .lower import COMPUTED_AS, accessors, binding, bound, words_declared
+from .step import Plan, Step
+
+FIRST_GROUP, PARTIAL, OUTPUT = 0, 1, 2  # the table after the words of all
+
+
+def single(program: Program) -> Program:
+    """The program of one copy."""
+    return replace(
+        program,
+        outputs=program.outputs[:1],
+        inputs=program.inputs[:1],
+        buffers=(),
+        copies=0,
+    )
+
+
+def copies_of(program: Program, words: Sequence[int]) -> list[tuple[int, tuple]]:
+    """(offset of the output, words) of each copy."""
+    k, found = program.copies, []
+    at = 2 * k
+    for c in range(k):
+        length, offset = words[2 * c : 2 * c + 2]
+        found.append((offset, tuple(words[at : at + length])))
+        at += length
+    return found
+
+
+def _some(program: Program, chosen: Sequence[int]) -> tuple[Program, list[int]]:
+    """The program of some of the copies, and which operands it has."""
+    k = program.copies
+    operands = [*chosen, *(k + c for c in chosen)]
+    buffers = tuple(program.buffers[i] for i in operands) if program.buffers else ()
+    number = {b: i for i, b in enumerate(dict.fromkeys(buffers))}
+    made = replace(
+        program,
+        outputs=tuple(program.outputs[c] for c in chosen),
+        inputs=tuple(program.inputs[c] for c in chosen),
+        buffers=tuple(number[b] for b in buffers),
+        copies=len(chosen),
+    )
+    return made, operands
+
+
+def plan(
+    program: Program,
+    words: Sequence[int],
+    plan_one: Callable[[Program, tuple], Plan],
+    text: Callable[[Program, bool, bool], str],
+    room: int,
+) -> Plan:
+    """Those that take the same steps go side by side. `text`: of a program that reads, and
+    that writes partial results; `room`: words that a step of one has."""
+    copies = copies_of(program, words)
+    plans = [plan_one(single(program), one) for _, one in copies]
+    alike: dict[tuple, list[int]] = {}
+    for c, made in enumerate(plans):
+        alike.setdefault(tuple((s.entry, s.text) for s in made.steps), []).append(c)
+    steps: list[Step] = []
+    temporary = 0
+    for key, chosen in alike.items():
+        some, operands = _some(program, chosen)
+        start = [temporary // 4]
+        for c in chosen:
+            temporary += plans[c].temporary
+            start.append(temporary // 4)
+        for number in range(len(key)):
+            reads, writes = number > 0, number + 1 < len(key)
+            these = [plans[c].steps[number] for c in chosen]
+            groups = [s.groups for s in these]
+            table = [sum(groups[:j]) for j in range(len(these))]
+            offsets = [copies[c][0] for c in chosen]
+            packed = [w for s in these for w in s.words]
+            tail = [*table, *start[:-1], *offsets]
+            packed += tail + [0] * (-len(tail) % room)
+            steps.append(
+                Step(
+                    text(some, reads, writes),
+                    these[0].entry,
+                    _kinds(some, reads, writes),
+                    _operands(some, operands, reads, writes),
+                    tuple(packed),
+                    sum(groups),
+                    sum(s.work for s in these),
+                )
+            )
+    return Plan(tuple(steps), temporary)
+
+
+def _bound(program: Program) -> tuple[list[int], list[int]]:
+    """The outputs and the inputs that have a binding."""
+    every, k = bound(program), program.copies
+    return [i for i in every if i < k], [i for i in every if i >= k]
+
+
+def _kinds(program: Program, reads: bool, writes: bool) -> tuple[str, ...]:
+    outs, ins = _bound(program)
+    written = 1 if writes else len(outs)
+    read = 1 if reads else len(ins)
+    return ("uniform", *["write"] * written, *["read"] * read)
+
+
+def _operands(program, operands: list[int], reads: bool, writes: bool):
+    outs, ins = _bound(program)
+    written = [-1] if writes else [operands[i] for i in outs]
+    read = [-1] if reads else [operands[i] for i in ins]
+    return (*written, *read)
+
+
+def header(program: Program, room: int, reads: bool, writes: bool) -> str:
+    """Bindings and accessors, as those of one reduction are named (lower.header)."""
+    k = program.copies
+    tail = 3 * k + -3 * k % room
+    words = k * room + tail
+    count = words_declared(words + 3)
+    lines = [
+        f"@group(0) @binding(0) var<uniform> words: array<vec4<u32>, {count}>;",
+        "fn W(i: u32) -> u32 { return words[i >> 2u][i & 3u]; }",
+        "// The copy that a group is at work on.",
+        "var<private> copy: u32;",
+        f"fn P(i: u32) -> u32 {{ return W(copy * {room}u + i); }}",
+        f"fn zero() -> u32 {{ return W({words + 1}u); }}",
+        f"fn of_copy(which: u32) -> u32 {{ return W({k * room}u + which * {k}u + copy); }}",
+        "fn group_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {",
+        f"    let number = W({words + 2}u) + group.x + group.y * groups.x;",
+        "    copy = 0u;",
+        f"    while (copy + 1u < {k}u && number >= W({k * room + 1}u + copy)) {{ copy++; }}",
+        f"    return number - of_copy({FIRST_GROUP}u);",
+        "}",
+        f"fn partial_at(i: u32) -> u32 {{ return i + of_copy({PARTIAL}u); }}",
+    ]
+    outs, ins = _bound(program)
+    at = 1
+    for name, chosen, dtypes, is_output, partial in (
+        ("y0", outs, program.outputs, True, writes),
+        ("x0", ins, program.inputs, False, reads),
+    ):
+        if partial:
+            access = "read_write" if is_output else "read"
+            lines.append(
+                f"@group(0) @binding({at}) var<storage, {access}> partial: "
+                "array<Accumulated>;"
+            )
+            at += 1
+            continue
+        first = 0 if is_output else k
+        for c, dtype in enumerate(dtypes):
+            mine = f"{name}_{c}"
+            if first + c in chosen:
+                lines.append(binding(at, mine, dtype, is_output))
+                at += 1
+            else:
+                owner = program.buffers.index(program.buffers[first + c]) - first
+                lines += accessors(mine, dtype, is_output, f"{name}_{owner}")
+        lines += _switch(name, dtypes, is_output)
+    return "\n".join(lines) + "\n"
+
+
+def _switch(name: str, dtypes: Sequence[Dtype], is_output: bool) -> list[str]:
+    """The load of an input, or the store of an output, of the copy at work."""
+    t = COMPUTED_AS[dtypes[0].compute]
+    call = f"store_{name}_{{}}(at, v);" if is_output else f"v = load_{name}_{{}}(i);"
+    cases = [f"        case {c}u: {{ {call.format(c)} }}" for c in range(len(dtypes))]
+    cases += ["        default: {}"]
+    if is_output:
+        start = [
+            f"fn store_{name}(i: u32, v: {t}) {{",
+            f"    let at = i + of_copy({OUTPUT}u);",
+        ]
+        return [*start, "    switch copy {", *cases, "    }", "}"]
+    start = [f"fn load_{name}(i: u32) -> {t} {{", f"    var v: {t};"]
+    return [*start, "    switch copy {", *cases, "    }", "    return v;", "}"]

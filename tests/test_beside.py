@@ -1,0 +1,153 @@
+"""Reductions side by side in one launch: which are joined, and what they compute."""
+
+import numpy as np
+import pytest
+
+import portanet as pn
+from portanet.compiler import beside, cost
+from portanet.devices import Device
+from portanet.shaders import variants
+from portanet.shaders.step import CUT
+from tests.null_backend import NullBackend
+from tests.test_passes import graph_of
+from tests.tint_compiler import compile_all
+
+
+class Joining(NullBackend):
+    """Binds as few buffers as WebGPU's default limits allow, and joins reductions."""
+
+    max_operands = 7
+    copies = frozenset(("reduce",))
+
+
+@pytest.fixture
+def place():
+    return Device("null", Joining())
+
+
+def joined(place, function, *shapes):
+    """How many reductions each piece of work does, once they are joined."""
+    graph = graph_of(place, function, *shapes)
+    beside.join(graph, place.backend.copies, place.backend.max_operands)
+    return [w.program.copies or 1 for w in graph.work if w.program is not None]
+
+
+def sums(*xs):
+    return tuple(x.sum(axis=0) for x in xs)
+
+
+def test_sums_that_need_nothing_of_each_other_are_one_launch(place):
+    assert joined(place, sums, (5, 3), (70, 8), (9, 2, 3)) == [3]
+
+
+def test_no_more_are_joined_than_there_are_bindings(place):
+    assert joined(place, sums, *[(5, 3)] * 5) == [3, 2]
+
+
+def test_a_sum_that_reads_another_is_not_joined_to_it(place):
+    assert joined(place, lambda x: x.sum(axis=0).sum(), (5, 3)) == [1, 1]
+
+
+def test_only_the_same_reduction_is_joined(place):
+    def several(x, y):
+        return x.sum(axis=0), y.max(axis=0), y.sum(axis=0), x.max(axis=0)
+
+    assert joined(place, several, (5, 3), (4, 2)) == [2, 2]
+    assert (
+        joined(place, lambda x, y: (pn.argmax(x), pn.argmax(y)), (5,), (4,)) == [1] * 2
+    )
+
+
+def test_a_sum_that_is_read_before_the_last_is_left_where_it_is(place):
+    def several(x, y):
+        a = x.sum(axis=0)
+        return a, (y - a).sum(axis=0)
+
+    assert joined(place, several, (5, 3), (4, 3)) == [1, 1]
+
+
+def test_what_a_sum_reads_does_not_wait_for_long_if_it_is_large(place):
+    def several(n):
+        def function(x, y):
+            a = pn.exp(x).sum(axis=0)
+            for _ in range(3):
+                y = y @ y  # while these run, exp(x) would wait
+            return a, y, y.sum(axis=0)
+
+        return joined(place, function, (n, 3), (8, 8))
+
+    assert several(100) == [1, 1, 1, 2]
+    assert several(cost.SLACK) == [1, 1, 1, 1, 1]
+
+
+def test_a_device_that_joins_nothing_has_the_launches_as_they_are():
+    place = Device("null", NullBackend())
+    graph = graph_of(place, sums, (5, 3), (4, 3))
+    before = list(graph.work)
+    beside.join(graph, (), 7)
+    assert graph.work == before
+
+
+# What they compute ------------------------------------------------------------------------
+
+SHAPES = [
+    (3, 4),
+    (300, 70),
+    (70, 300),
+    (5000, 3),
+    (1, 5),
+    (2, 65, 3),
+    (40000, 1),
+    (7, 1),
+]
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "prod", "any"])
+def test_reductions_side_by_side_are_those_alone_to_the_bit(device, name):
+    rng = np.random.default_rng(0)
+    xs = [
+        pn.tensor(rng.normal(size=s).astype("float32"), device=device) for s in SHAPES
+    ]
+    xs[1], xs[4] = xs[1].T[::2], xs[4][:, ::-1]
+    reduction = getattr(pn, name)
+
+    def several(*xs):
+        return [reduction(x, axis=0) for x in xs] + [reduction(x) for x in xs[:3]]
+
+    run = pn.compile(several)
+    for got, want in zip(run(*xs), several(*xs), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
+    (trace,) = [t for found in run.traces.values() for t in found]
+    if hasattr(xs[0].device.backend, "copies"):
+        assert len(trace.plan.launches) <= 4
+
+
+def programs(place):
+    step = pn.compile(lambda *xs: [f(x, axis=0) for f in (pn.sum, pn.any) for x in xs])
+    step(*[pn.ones(s, device=place).exp() for s in ((5, 3), (300, 70), (5000, 3))])
+    (trace,) = [t for found in step.traces.values() for t in found]
+    plan = trace.plan
+    return [
+        (p, w.words)
+        for p, w in zip(plan.programs, plan.graph.work, strict=True)
+        if p.copies
+    ]
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_a_second_compiler_takes_the_texts(place, on_cpu):
+    made = programs(place)
+    assert [p.copies for p, _ in made] == [3, 3]
+    plans = [variants.plan(p, words, on_cpu=on_cpu) for p, words in made]
+    texts = {s.text for plan in plans for s in plan.steps}
+    assert all(CUT in text for text in texts)
+    assert not [
+        e for e in compile_all({str(i): t for i, t in enumerate(texts)}).values() if e
+    ]
+
+
+def test_reductions_that_take_different_steps_are_dispatched_apart(place):
+    ((program, words), _) = programs(place)
+    steps = variants.plan(program, words, on_cpu=True).steps
+    assert len(steps) == 3  # two in one pass, and one in two
+    assert [len(s.operands) for s in steps] == [4, 2, 2]

@@ -30,6 +30,7 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 size 1. options: (which,): "forward" makes y of x and w, "input" makes x of
                 y and w, "weight" makes w of x and y.  y[n, g o' + o, p] = sum over c, t of
                 x[n, g c' + c, p stride + t dilation - padding] * w[g o' + o, c, t].
+                May have an epilogue.
   pool          planes, x[3], y[3], kernel[3], stride[3], padding[3], dilation[3], x_offset.
                 Input and output contiguous, axes in front of size 1; y is int32: y[n, p] =
                 the row-major place in plane n of the first largest x[n, p stride + t

@@ -667,10 +667,14 @@ def kernel_programs():
 
 
 def epilogue_programs(t):
-    """Products that store what an expression makes of them, or that and themselves."""
+    """Products and convolutions that store what an expression makes of them, or that and themselves."""
     expression = S.trace(lambda y, b: (y + b > 1, y), (t, t))
     for modes, rank in (("cccc", 0), ("cccs", 0), ("cccv", 2), ("cvcv", 3)):
-        yield Program("matmul", (bool_, t), (t,) * 3, (), expression, modes, rank)
+        made = (bool_, t), (t,) * 3
+        yield Program("matmul", *made, (), expression, modes, rank)
+        if t is float32:
+            for which in ("forward", "input", "weight"):
+                yield Program("convolve", *made, (which,), expression, modes, rank)
 
 
 def primitive_programs():

@@ -93,7 +93,7 @@ class Backend:
         return np.frombuffer(view, dtype.numpy, count, start).copy()
 
     sums_rows = True
-    epilogues = frozenset({"matmul"})
+    epilogues = frozenset({"matmul", "convolve"})
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         code = pack(program) if program.expression is not None else b""

@@ -12,13 +12,14 @@
 // l runs. forward reads x so; input is one such sum for each residue of x's positions
 // by the stride, over y; weight keeps vectors of partial sums over positions, and adds
 // their lanes in the end. All sums run in an order that the sizes fix, so no result
-// depends on the threads.
+// depends on the threads. An epilogue runs over the results of an image, or of all.
 //
 // words: n, groups, channels (c'), outputs (o'), x[3], y[3], kernel[3], stride[3],
 //        padding[3], dilation[3], x_offset, w_offset, y_offset. All contiguous, of one
 //        dtype.
 #include <string.h>
 #include "convert.h"
+#include "epilogue.h"
 #include "vectors.h"
 
 // Tiles fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16 (arm), 16 of 16. SUM_ROWS
@@ -113,6 +114,7 @@ typedef struct {
     // As the option has them: planes copied of a group and image, results of the same.
     const void *source, *weight;
     void *result;
+    const pn_epilogue *epilogue;  // NULL without, and where it has been run
     int64_t source_planes, source_size, result_planes, result_size, rows, panels;
     bool is_input, is_weight, out_of_memory;
     int64_t passes, all_panels;
@@ -126,6 +128,16 @@ typedef struct {
     pair *pairs;
     void *weights;
 } convolution;
+
+// Results of one image and group, or of all, are complete.
+static void end_results(const convolution *c, int64_t first, int64_t count) {
+    int64_t at = first * (c->epilogue->job.code->header.dtype == PN_FLOAT64 ? 8 : 4);
+    PN_EPILOGUE_RUN(c->epilogue, first, 1, count, count, (char *)c->result + at, count);
+}
+
+static void end_range(void *context, int64_t begin, int64_t end) {
+    end_results(context, begin, end - begin);
+}
 
 // --- Geometry ----------------------------------------------------------------------
 
@@ -367,17 +379,30 @@ static convolution read_words(const pn_args *args) {
 
 void PN_KERNEL(convolve)(const pn_args *args) {
     const int64_t *w = args->words;
+    const pn_header *header = pn_epilogue_of(args);
     convolution c = read_words(args);
-    bool is_double = args->dtypes[0] == PN_FLOAT64;
+    bool is_double = (header ? header->dtype : args->dtypes[0]) == PN_FLOAT64;
     int64_t size = is_double ? 8 : 4, lanes = VECTOR_BYTES / size;
-    const char *first = args->buffers[1], *second = args->buffers[2];
+    int outputs = header ? header->outputs : 1;
+    const char *first = args->buffers[outputs], *second = args->buffers[outputs + 1];
+    int64_t count = c.groups * c.result_planes * (c.is_weight ? c.channels : c.n) *
+                    (c.is_weight ? c.kernel : c.result_size);
+    pn_epilogue epilogue;
     c.result = args->buffers[0];
-    bool done = make_passes(&c, lanes);
+    if (header) {
+        PN_EPILOGUE_BEGIN(&epilogue, args, w + 25);
+        c.epilogue = &epilogue;
+        c.result = epilogue.held ? epilogue.held : pn_alloc(count * size);
+    }
+    bool done = c.result && make_passes(&c, lanes);
     bool few = false;
     c.source = first + (c.is_input ? w[24] : w[22]) * size;
     c.weight = second + (c.is_weight ? w[24] : w[23]) * size;
     done = done && find_pairs(&c, &few);
     done = done && (is_double ? run_f64(&c, few) : run_f32(&c, few));
+    if (c.epilogue && done && !c.out_of_memory)
+        pn_parallel_for(count, header->grain, end_range, &c);
+    if (header && !epilogue.held && c.result) pn_free(c.result, count * size);
     free_passes(&c);
     if (c.pairs) pn_free(c.pairs, c.pair_bytes);
     if (!done || c.out_of_memory) pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);

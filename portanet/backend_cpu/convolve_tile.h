@@ -177,6 +177,8 @@ static void TYPE(do_jobs)(void *context, int64_t begin, int64_t end) {
         for (int64_t r = 0; r < c->passes; r++)
             for (int64_t v = 0; v < c->pass[r].vectors; v += TILE_VECTORS)
                 TYPE(do_panel)(c, c->pass + r, job, v, copy, tile);
+        int64_t count = c->result_planes * c->result_size;
+        if (c->epilogue) end_results(c, job * count, count);
     }
     pn_free(tile, nbytes);
 }
@@ -212,6 +214,7 @@ static bool TYPE(convolve)(convolution *c) {
     int64_t work = panel * (c->pass[0].depth + 1);
     if (jobs >= 2 * pn_num_threads()) {
         pn_parallel_for(jobs, PIECE / (work * c->all_panels) + 1, TYPE(do_jobs), c);
+        c->epilogue = NULL;
         return true;
     }
     if (!TYPE(copy_all)(c)) return false;

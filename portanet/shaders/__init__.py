@@ -158,7 +158,7 @@ class Backend:
 
     name = "wgpu"
     sums_rows = True
-    epilogues = frozenset({"matmul"})
+    epilogues = frozenset({"matmul", "convolve"})
     copies = frozenset(("reduce",))
     writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
 

@@ -16,7 +16,7 @@
 // tile: a group of 16 x 16 threads makes 64 x 64 of r, 4 x 4 a thread, from slices of
 // 16 of l in workgroup memory (8 KiB). block: one thread makes 4 x 4. each: one
 // element.
-// The lines between are variants.py's: T, emit(at, v) and the option's a_at, b_at and
+// The lines between are variants.py's: T, emit(i, v), which may apply an epilogue, and the option's a_at, b_at and
 // r_at.
 fn three(at: u32) -> vec3<u32> { return vec3<u32>(P(at), P(at + 1u), P(at + 2u)); }
 fn count(sizes: vec3<u32>) -> u32 { return sizes.x * sizes.y * sizes.z; }
@@ -56,11 +56,14 @@ fn write(group: u32, split: u32, i: u32, j: u32, v: T) {
     emit(split * P(6u) * P(2u) * P(3u) + r_at(group, i, j), v);
 }
 
-fn write_row(group: u32, split: u32, i: u32, j: u32, v: vec4<T>) {
-    write(group, split, i, j, v.x);
-    write(group, split, i, j + 1u, v.y);
-    write(group, split, i, j + 2u, v.z);
-    write(group, split, i, j + 3u, v.w);
+fn write_row(group: u32, split: u32, i: u32, j: u32, row: vec4<T>) {
+    if (i >= P(2u)) { return; }
+    let stop = min(j + 4u, P(3u));
+    var v = row;
+    for (var c = j; c < stop; c++) {
+        write(group, split, i, c, v.x);
+        v = v.yzwx;
+    }
 }
 
 fn a_column(group: u32, i: u32, l: u32, end: u32) -> vec4<T> {

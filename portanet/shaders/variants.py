@@ -553,16 +553,23 @@ fn r_at(group: u32, i: u32, j: u32) -> u32 {
 }
 
 
-@functools.lru_cache(16)
+@functools.lru_cache(64)
 def _convolve_text(program: Program, writes_partial: bool) -> str:
-    stores = "partial[at] = v" if writes_partial else "store_y0(at, v)"
+    stores = "    store_y0(i, v);"
+    if writes_partial:
+        program, stores = program.without_epilogue, "    partial[i] = v;"
+    elif program.has_epilogue:
+        stores = epilogue(program.epilogue, CONVOLVE_WORDS, "v", 2)
     option = (
         "alias T = f32;\nalias Accumulated = T;\n"
-        f"fn emit(at: u32, v: T) {{ {stores}; }}\n{_CONVOLVE[program.options[0]]}"
+        f"fn emit(i: u32, v: T) {{\n{stores}\n}}\n{_CONVOLVE[program.options[0]]}"
     )
     text = Template(kernel_text("convolve")).substitute(option=option)
     partial = "y0" if writes_partial else ""
     return with_scalars(header(program, REDUCE_WORDS, partial) + "\n" + text)
+
+
+CONVOLVE_WORDS = 30  # without those of an epilogue
 
 
 def _convolve_texts(program: Program) -> list[str]:
@@ -599,13 +606,16 @@ def _convolve(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     splits = _groups(k, chunk)
     launched = _padded((splits, chunk, m, n, k, *words))
     count, work = _groups(pieces * splits, each), 8.0 * outputs * k
+    if program.expression is not None:
+        work += 4.0 * outputs * len(program.expression.instructions)
     if splits == 1:
         text = _convolve_text(program, False)
         return _one(program, text, entry, launched, count, work)
     text = _convolve_text(program, True)
-    first = Step(text, entry, kinds(program), (-1, 1, 2), launched, count, work)
-    second = _combine_step(_sum_of(program), outputs, splits, k, on_cpu)
-    return Plan((first, second), 4 * outputs * splits)
+    cut = launched[:CONVOLVE_WORDS]
+    first = Step(text, entry, (), (), _padded(cut), count, work)
+    after = words[CONVOLVE_WORDS - 5 :]
+    return _split(program, first, outputs, splits, k, on_cpu, after)
 
 
 # ----------------------------------------------------------------------- pool

@@ -1,11 +1,13 @@
 """The benchmark: sides in turn, results checked first, a record that says where it ran."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 
 import numpy as np
+import portanet as pn
 import pytest
 from portanet import cli
 from portanet.cli import bench, measure, workloads
@@ -128,3 +130,43 @@ def test_host_cost_runs(tmp_path):
     assert found["import, s"]["imports wgpu"] is False
     assert found["add of 4 elements, recorded"]["cpu"]["median_ms"] > 0
     assert "torch" not in found["add of 4 elements, recorded"]
+
+
+# ---- The script for a machine with an NVIDIA GPU, as far as it goes without one
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = os.path.join(ROOT, "benchmarks", "cuda_on_gpu.py")
+    spec = importlib.util.spec_from_file_location("cuda_on_gpu", path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_the_gpus_workloads_run_on_any_device(script):
+    names = []
+    for make in script.works(1024):
+        work = make()
+        kinds = [
+            a.dtype.name if a.dtype.kind == "i" else work.dtype for a in work.arrays
+        ]
+        y = work.ours(*map(pn.tensor, work.arrays, kinds))
+        assert np.isfinite(y.astype("float32").numpy()).all(), work.name
+        assert work.flops or work.nbytes
+        names.append(f"{work.name} {work.dtype} {work.precision}")
+    assert len(names) == len(set(names)) == 22
+
+
+def test_a_part_of_the_gpus_run_that_hangs_costs_only_its_time(script):
+    code = "import os, time; print('begun', flush=True); os.fork(); time.sleep(99)"
+    found = script.run([sys.executable, "-c", code], 2)
+    assert found["status"] == "out of time" and found["tail"] == ["begun"]
+    assert found["seconds"] < 20
+
+
+def test_a_part_that_fails_leaves_its_words(script):
+    found = script.run(
+        [sys.executable, "-c", "print('E   wrong'); raise SystemExit(3)"], 60
+    )
+    assert found["status"] == 3 and found["failed"] == ["E   wrong"]

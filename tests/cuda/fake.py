@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 HEADERS = tuple(sorted(p.name for p in HERE.glob("cusim*.h")))
 SOURCES = ("fakecuda.cpp", "cusim.cpp", *HEADERS)
 # Without contraction: what is computed in float is rounded as the texts say.
-FLAGS = "-std=c++17 -O1 -ffp-contract=off -w -fPIC -shared"
+FLAGS = "-std=c++17 -O1 -ffp-contract=off -w -Wno-psabi -fPIC -shared"
 # Without libraries, which the process has: linking them took a third of a kernel's time.
 KERNEL = f"g++ {FLAGS} -nostdlib -DPN_SIMULATED -I {HERE} -x c++"
 

@@ -18,14 +18,19 @@ ARCHES = ("75", "80", "86", "89", "90a", "120")
 
 @dataclass(frozen=True)
 class Entry:
-    """What ptxas says of one kernel, and its instructions."""
+    """What ptxas says of one kernel, and its instructions. Local memory is the stack."""
 
     name: str
     registers: int
     shared: int
     stack: int
     spills: int
-    code: tuple[str, ...]  # opcodes with their modifiers, in order
+    cubin: bytes
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Opcodes with their modifiers, in order."""
+        return disassembled(self.cubin)[self.name]
 
     def count(self, prefix: str) -> int:
         return sum(op.startswith(prefix) for op in self.code)
@@ -70,19 +75,29 @@ def nvdisasm() -> str:
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.M)
 
 
-def entries(text: str, arch: str) -> dict[str, Entry]:
-    """Each entry of a text, compiled for an architecture."""
-    cubin, log = compile_text(text, arch)
+@functools.lru_cache(maxsize=8)
+def disassembled(cubin: bytes) -> dict[str, tuple[str, ...]]:
+    """The opcodes of each entry. The tool needs a quarter of a second to start, more than
+    most texts need to be compiled."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         done = subprocess.run(
-            [nvdisasm(), file.name], capture_output=True, text=True, check=True
+            [nvdisasm(), "--no-dataflow", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     code = {}
     for part in re.split(r"^\s*\.section\s+\.text\.", done.stdout, flags=re.M)[1:]:
         name = re.match(r"[\w$]+", part)[0]
         code[name] = tuple(OPCODE.findall(part))
+    return code
+
+
+def entries(text: str, arch: str) -> dict[str, Entry]:
+    """Each entry of a text, compiled for an architecture."""
+    cubin, log = compile_text(text, arch)
     found = {}
     for part in re.split(r"Compiling entry function '", log)[1:]:
         name = part[: part.index("'")]
@@ -93,7 +108,7 @@ def entries(text: str, arch: str) -> dict[str, Entry]:
             number(part, "(N) bytes stack frame"),
             number(part, "(N) bytes spill stores")
             + number(part, "(N) bytes spill loads"),
-            code[name],
+            cubin,
         )
     return found
 

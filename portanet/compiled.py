@@ -128,17 +128,21 @@ class Trace:
         self.assigned = [t for t, value, _ in finals if type(value) is Lazy]
         ends = [*ends, *(v for _, v, _ in finals if type(v) is Lazy)]
         # Gradients: what each leaf had before (for the guard), and has afterwards.
-        self.grads = [(leaf, start is None) for leaf, start, _ in grads]
+        # One that the function sets before it reads it may be anything at the start.
+        self.leaves = [leaf for leaf, _, _ in grads]
+        self.grads = [
+            (x, start is None) for x, start, _ in grads if id(x) in tracer.asked
+        ]
         self.cleared = [
             (setattr, leaf, "grad", None)
             for leaf, start, end in grads
-            if end is None and start is not None
+            if end is None and (start is not None or id(leaf) not in tracer.asked)
         ]
         self.graded = []
-        for leaf, _, end in grads:
-            if end is not None and type(end.value) is Lazy:
+        for leaf, start, end in grads:
+            if end is not None and end is not start:
                 self.graded.append((leaf, len(ends)))
-                ends.append(end.value)
+                ends.append(tracer.lift(end.value))
         self._settle(tracer)
         self.modules = list(tracer.modules.values())
         self.optimizers = list(tracer.optimizers.values())
@@ -181,7 +185,7 @@ class Trace:
     def snapshot(self) -> list[Any]:
         """The values of all assigned states and gradients, to go back to."""
         values = [(t, Array(t.value.buffer, t.value.layout)) for t in self.assigned]
-        grads = [(leaf, leaf.grad) for leaf, _ in self.grads]
+        grads = [(leaf, leaf.grad) for leaf in self.leaves]
         return [values, grads]
 
     def restore(self, kept: list[Any]) -> None:

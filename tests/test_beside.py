@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.arrays import Handle, layout
 from portanet.compiler import beside, cost
+from portanet.compiler.graph import Graph, Work
 from portanet.devices import Device
+from portanet.scalars import trace
 from portanet.shaders import variants
 from portanet.shaders.step import CUT
 from tests.null_backend import NullBackend
@@ -88,6 +91,42 @@ def test_a_device_that_joins_nothing_has_the_launches_as_they_are():
     assert graph.work == before
 
 
+def written(place, function, *shapes):
+    """How many outputs each elementwise work has, once they are joined."""
+    graph = graph_of(place, function, *shapes)
+    beside.join(graph, place.backend.copies, place.backend.max_operands)
+    return [len(w.outs) for w in graph.work if w.expression is not None]
+
+
+def test_copies_into_regions_of_one_array_are_one_launch(place):
+    for axis in range(3):
+        assert written(
+            place, lambda *xs: pn.concat(xs, axis=axis), *[(2, 3, 4)] * 3
+        ) == [3]
+    assert written(place, lambda x, y: pn.stack([x, y], axis=1), (5, 4), (5, 4)) == [2]
+    assert written(place, lambda *xs: pn.concat(xs), *[(2, 3)] * 9) == [
+        6,
+        3,
+    ]  # bindings
+    assert written(place, lambda x, y: pn.concat([x, y]), (2, 3), (1, 3)) == [1, 1]
+
+
+def test_a_region_over_another_is_written_after_it(place):
+    flat = layout((4, 3), pn.float32, place)
+    graph = Graph(place)
+    x, y, whole = (graph.slot(n) for n in (24, 24, 48))
+    copy = trace(lambda x: x, (pn.float32,))
+    for slot, row in ((x, 0), (y, 1)):
+        region = flat.view((2, 3), (3, 1), 3 * row)
+        ins = [Handle(slot, layout((2, 3), pn.float32, place))]
+        graph.work.append(Work([Handle(whole, region)], ins, "copy", "", copy))
+    beside.join(graph, place.backend.copies, 7)
+    assert [len(w.outs) for w in graph.work] == [1, 1]
+    graph.work[1].outs = [Handle(whole, flat.view((2, 3), (3, 1), 6))]
+    beside.join(graph, place.backend.copies, 7)
+    assert [len(w.outs) for w in graph.work] == [2]
+
+
 # What they compute ------------------------------------------------------------------------
 
 SHAPES = [
@@ -113,6 +152,27 @@ def test_reductions_side_by_side_are_those_alone_to_the_bit(device, name):
 
     def several(*xs):
         return [reduction(x, axis=0) for x in xs] + [reduction(x) for x in xs[:3]]
+
+    run = pn.compile(several)
+    for got, want in zip(run(*xs), several(*xs), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
+    (trace,) = [t for found in run.traces.values() for t in found]
+    if hasattr(xs[0].device.backend, "copies"):
+        assert len(trace.plan.launches) <= 4
+
+
+def test_regions_written_at_once_hold_what_they_should(device):
+    rng = np.random.default_rng(0)
+    xs = [
+        pn.tensor(rng.normal(size=(3, 4, 5)).astype("float32"), device=device)
+        for _ in "abcd"
+    ]
+
+    def several(a, b, c, d):
+        every = [a, b.permute(0, 1, 2)[:, ::-1], c * 2, d + a]
+        return [pn.concat(every, axis=k) for k in (0, 1, 2)] + [
+            pn.stack(every, axis=-1)
+        ]
 
     run = pn.compile(several)
     for got, want in zip(run(*xs), several(*xs), strict=True):

@@ -56,6 +56,39 @@ def test_a_replayed_training_step_allocates_its_loss_alone(monkeypatch):
     assert [(id(p.value), id(p.grad)) for p in parameters] == arrays
 
 
+def test_a_step_that_forgets_gradients_first_is_traced_once(device):
+    step, parameters, batch = perceptron(device)
+    run = pn.compile(step)
+    run(*batch), run(*batch)
+    parameters[0].grad = None
+    run(*batch)
+    assert len(run.reasons) == 1
+
+
+def test_gradients_end_as_the_step_leaves_them(device):
+    p = pn.ones(3, device=device).requires_grad_()
+    rule = optim.SGD([p], lr=0.1)
+
+    def step(x, set_to_none, back):
+        rule.zero_grad(set_to_none)
+        loss = (p * x).sum()
+        if back:
+            loss.backward()
+        return loss.detach()
+
+    x, found = pn.ones(3, device=device), []
+    for run in (step, pn.compile(step)):
+        p.grad = None
+        for args in ((True, True), (False, True), (True, False), (False, False)) * 2:
+            run(x, *args)
+            found.append(None if p.grad is None else p.grad.tolist())
+            run(x, True, True)
+            run(x, *args)
+            found.append(None if p.grad is None else p.grad.tolist())
+    assert found[:16] == found[16:]
+    assert [0.0] * 3 in found and [1.0] * 3 in found and None in found
+
+
 def test_what_a_gradient_was_stays_with_who_holds_it(device):
     step, parameters, batch = perceptron(device)
     run = pn.compile(step)

@@ -1,8 +1,9 @@
-"""Pass: launches of one kernel that need nothing of each other go side by side as one.
+"""Pass: launches that need nothing of each other go side by side as one.
 
 The gradients of biases, of the weights of a norm, are such launches: small sums over matrices
-that are there at about the same time. The earlier ones wait for the last, so what they read
-stays alive for longer; as long as that is little.
+that are there at about the same time. So are the copies into regions of one array, as those of
+`concat`. The earlier ones wait for the last, so what they read stays alive for longer; as long
+as that is little.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from ..arrays import Handle
 from . import memory
+from .absorb import MAX_INSTRUCTIONS, absorb
 from .cost import SLACK
 from .graph import Graph, Work
+from .regions import Box, box_of, meet
+from .walk import is_whole
 
 # Of the bytes of all temporaries, what may stay alive longer for one launch.
 LONGER = 1 / 16
@@ -24,6 +28,7 @@ class _Group:
     """Work that may run where its last member does."""
 
     numbers: list[int] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)  # where each member writes
     outs: set[int] = field(default_factory=set)  # slots
     ins: set[int] = field(default_factory=set)
 
@@ -37,9 +42,9 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
     done: list[_Group] = []
     groups: dict[Hashable, _Group] = {}
     for i, w in enumerate(graph.work):
-        for key in [k for k, g in groups.items() if _needs(graph, w, g)]:
-            done.append(groups.pop(key))
         key = _key(graph, w, kernels)
+        for k in [k for k, g in groups.items() if _needs(graph, w, g, k == key)]:
+            done.append(groups.pop(k))
         if key is None:
             continue
         group = groups.get(key)
@@ -47,14 +52,19 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
             done += [group] if group else []
             group = groups[key] = _Group()
         group.numbers.append(i)
+        group.boxes += [box] if (box := _box(graph, w)) else []
         group.outs.update(h.slot for h in w.outs)
         group.ins.update(h.slot for h in w.ins)
     made: dict[int, Work] = {}
     gone: set[int] = set()
     for group in (*done, *groups.values()):
-        if len(group.numbers) > 1:
+        work = [graph.work[i] for i in group.numbers]
+        if len(work) < 2:
+            continue
+        joined = _regions(work) if work[0].expression else _copies(graph, work)
+        if joined is not None:
             gone.update(group.numbers)
-            made[group.numbers[-1]] = _joined(graph, group)
+            made[group.numbers[-1]] = joined
     graph.work = [
         made.get(i, w) for i, w in enumerate(graph.work) if i in made or i not in gone
     ]
@@ -63,6 +73,11 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
 def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
     """What is equal of work that may be joined; None where it may not be."""
     p = w.program
+    if w.expression is not None:
+        plain = not w.row and not w.can_fault and len(w.outs) == 1
+        if not plain or _box(graph, w) is None:
+            return None
+        return w.outs[0].slot, w.shape, w.outs[0].layout.strides
     if p is None or p.kernel not in kernels or p.can_fault or p.expression is not None:
         return None
     if len(w.outs) != 1 or len(w.ins) != 1 or p.options[0].startswith("arg"):
@@ -76,16 +91,41 @@ def _touched(graph: Graph, handles: list[Handle]) -> set[int]:
     return {s for h in handles for s in (h.slot, *graph.packs.get(h.slot, ()))}
 
 
-def _needs(graph: Graph, w: Work, group: _Group) -> bool:
-    """Whether w must run after the group, or the group before it."""
+def _needs(graph: Graph, w: Work, group: _Group, alike: bool) -> bool:
+    """Whether w must run after the group, or the group before it. Work that is `alike` may
+    write another region of the same array."""
     reads, writes = _touched(graph, w.ins), _touched(graph, w.outs)
-    return bool(reads & group.outs or writes & (group.outs | group.ins))
+    if reads & group.outs or writes & group.ins:
+        return True
+    if not writes & group.outs:
+        return False
+    box = _box(graph, w) if alike else None
+    return box is None or any(meet(box, other) for other in group.boxes)
+
+
+def _box(graph: Graph, w: Work) -> Box | None:
+    """The region of its array that elementwise work writes; None where it is all of it."""
+    if w.expression is None:
+        return None
+    x = w.outs[0].layout
+    total = graph.slots[w.outs[0].slot].nbytes // graph.device.backend.itemsize(x.dtype)
+    steps = [s for n, s in zip(x.shape, x.strides, strict=True) if n > 1]
+    if not steps or is_whole(x) and x.size == total:
+        return None
+    around = [total, *steps]
+    pairs = zip(around, steps, strict=False)
+    if any(s <= 0 or a % s for a, s in pairs) or steps[-1] != 1:
+        return None
+    sizes = [a // s for a, s in zip(around, steps, strict=False)]
+    return box_of(x, sizes)
 
 
 def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -> bool:
     w, home = graph.work[i], graph.home()
-    outs = {home.get(s, s) for s in group.outs | {w.outs[0].slot}}
-    ins = group.ins | {w.ins[0].slot}
+    outs = {home.get(h.slot, h.slot) for h in w.outs} | {
+        home.get(s, s) for s in group.outs
+    }
+    ins = group.ins | {h.slot for h in w.ins}
     if len(outs) + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
         return False
     # What would end before this, and now waits for it.
@@ -93,8 +133,19 @@ def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -
     return sum(graph.slots[s].nbytes for s in late) <= most
 
 
-def _joined(graph: Graph, group: _Group) -> Work:
-    work = [graph.work[i] for i in group.numbers]
+def _regions(work: list[Work]) -> Work | None:
+    """One piece of work that writes all regions."""
+    made = work[0]
+    for w in work[1:]:
+        joined = absorb(w, made, made.outs)
+        if joined is None or len(joined.expression.instructions) > MAX_INSTRUCTIONS:  # type: ignore[union-attr]
+            return None
+        made = joined
+    return made
+
+
+def _copies(graph: Graph, work: list[Work]) -> Work:
+    """Launches of one kernel as one."""
     outs, home = [w.outs[0] for w in work], graph.home()
     shared = {home.get(h.slot, -1) for h in outs}
     if len(shared) == 1 and shared != {-1}:

@@ -128,6 +128,7 @@ class Tracer:
     grads: dict[int, tuple[Any, Any]] = field(
         default_factory=dict
     )  # id: leaf, start grad
+    asked: set[int] = field(default_factory=set)  # leaves whose start grad was read
     modules: dict[int, tuple[Any, bool]] = field(default_factory=dict)
     optimizers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _arrays: dict[int, tuple[Array, Lazy]] = field(default_factory=dict)
@@ -159,6 +160,8 @@ class Tracer:
 
     def read_grad(self, leaf: Any) -> Any:
         """The gradient that a leaf has when the function starts, or None."""
+        if id(leaf) not in self.grads:
+            self.asked.add(id(leaf))
         self.look_at_grad(leaf)
         grad = leaf.grad
         if grad is None:

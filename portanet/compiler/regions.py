@@ -84,8 +84,8 @@ def _patchwork(graph: Graph, slot: int, writers) -> Patchwork | None:
         w = graph.work[i]
         if w.expression is None or len(w.outs) != 1:
             return None
-        box = _box(w.outs[0].layout, fill.shape)
-        if box is None or any(_meet(box, other) for other in made.boxes):
+        box = box_of(w.outs[0].layout, fill.shape)
+        if box is None or any(meet(box, other) for other in made.boxes):
             return None
         made.boxes.append(box)
         made.elements += w.size
@@ -99,7 +99,7 @@ def _zeros(w: Work) -> bool:
     return made.name == "const" and made.immediate == 0 and is_whole(w.outs[0].layout)
 
 
-def _box(x: Layout, shape) -> Box | None:
+def box_of(x: Layout, shape) -> Box | None:
     """What a layout covers of an array of a shape; None where it is no box of it."""
     seen = walk(x.shape, x.strides, x.offset, shape)
     if seen is None:
@@ -112,7 +112,7 @@ def _box(x: Layout, shape) -> Box | None:
     return tuple(box)
 
 
-def _meet(a: Box, b: Box) -> bool:
+def meet(a: Box, b: Box) -> bool:
     return all(
         first <= other_last and other_first <= last
         for (first, last), (other_first, other_last) in zip(a, b, strict=True)
@@ -122,4 +122,4 @@ def _meet(a: Box, b: Box) -> bool:
 def _apart(a: Patchwork, b: Patchwork) -> bool:
     if a.shape != b.shape or len(a.boxes) + len(b.boxes) > MAX_REGIONS:
         return False
-    return not any(_meet(x, y) for x in a.boxes for y in b.boxes)
+    return not any(meet(x, y) for x in a.boxes for y in b.boxes)

@@ -178,8 +178,10 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients; with set_to_none=False they become zeros."""
         for p in self._parameters():
-            if p.grad is not None:
-                p.grad = None if set_to_none else zeros_at(p)
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad = zeros_at(p)
 
     def step(self) -> None:
         """Change each parameter that has a gradient; the others, and their state, stay."""

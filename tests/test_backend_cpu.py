@@ -786,9 +786,8 @@ def test_text_lists_the_bytecode():
     )
     lines = [line.split() for line in cpu.text(made).splitlines()[2:]]
     assert [line[2] for line in lines] == [
-        "mul.float32.vs",
         "load.bfloat16",
-        "add.float32",
+        "mul_add.float32.vsv",
         "store.float16",
     ]
 
@@ -860,3 +859,76 @@ def test_a_constant_of_minus_zero_is_not_taken_for_zero():
         cpu.build(made, [1, 0, 0])(y, x)
         results.append(np.signbit(cpu.read(y, f32[0], 0, 1)[0]))
     assert results == [False, True]
+
+
+# ---- Two operations in one pass
+
+OPERATIONS = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+
+def modes_and_arrays(letters):
+    arrays = [
+        sample(dtypes.float32, 3001 if c == "v" else 1, k)
+        for k, c in enumerate(letters)
+    ]
+    return "c" + letters.replace("v", "c"), arrays
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of inf and NaN
+@pytest.mark.parametrize("letters", ["vvv", "vvs", "vsv", "vss", "svv", "svs"])
+@pytest.mark.parametrize("is_left", [True, False])
+def test_two_operations_in_one_pass_round_twice(letters, is_left):
+    modes, arrays = modes_and_arrays(letters)
+    names = set()
+    for one, two in itertools.product(OPERATIONS, OPERATIONS):
+
+        def formula(x, y, z, one=one, two=two):
+            first = scalars.apply(one, x, y)
+            return scalars.apply(two, *((first, z) if is_left else (z, first)))
+
+        float32 = dtypes.float32
+        made_of = make_program(formula, [float32] * 3, [float32], modes)
+        text = backend_cpu.lower.listing(made_of, _c.OPCODES)
+        (line,) = text.splitlines()[2:]
+        names.add(line.split()[2])
+        made = cpu.alloc(3001 * 4)
+        buffers = [cpu.upload(a, dtypes.float32) for a in arrays]
+        cpu.build(made_of, [3001, 0, 0, 0, 0])(made, *buffers)
+        first = OPERATIONS[one](arrays[0], arrays[1])
+        wanted = OPERATIONS[two](
+            *((first, arrays[2]) if is_left else (arrays[2], first))
+        )
+        same_bits(
+            cpu.read(made, dtypes.float32, 0, 3001), np.broadcast_to(wanted, 3001)
+        )
+    assert len(names) == 9 and all("_" in name for name in names)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_arithmetic_gives_the_bits_of_single_operations(seed):
+    rng = np.random.default_rng(seed)
+    letters = "".join(rng.choice(["v", "s"], 4))
+    modes, arrays = modes_and_arrays(letters if "v" in letters else "v" + letters[1:])
+    steps = [(str(rng.choice([*OPERATIONS])), *map(int, rng.integers(0, 4 + k, 2)))
+             for k in range(14)]  # fmt: skip
+    ends = [17, *map(int, rng.integers(4, 17, 2))]
+
+    def formula(*values):
+        values = list(values)
+        for name, a, b in steps:
+            values.append(scalars.apply(name, values[a], values[b]))
+        return tuple(values[e] for e in ends)
+
+    float32 = dtypes.float32
+    made_of = make_program(formula, [float32] * 4, [float32] * 3, "ccc" + modes[1:])
+    results = [cpu.alloc(3001 * 4) for _ in ends]
+    buffers = [cpu.upload(a, dtypes.float32) for a in arrays]
+    cpu.build(made_of, [3001, *[0] * 7])(*results, *buffers)
+    wanted = list(arrays)
+    with np.errstate(all="ignore"):
+        for name, a, b in steps:
+            wanted.append(OPERATIONS[name](wanted[a], wanted[b]))
+    for result, e in zip(results, ends, strict=True):
+        same_bits(
+            cpu.read(result, dtypes.float32, 0, 3001), np.broadcast_to(wanted[e], 3001)
+        )

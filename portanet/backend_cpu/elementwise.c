@@ -73,6 +73,24 @@ typedef double type_float64;
     MAP2(name##_##type, type, type, xs[i], ys[i], value)                             \
     MAP2(name##_##type##_vs, type, type, xs[i], y0, value)                           \
     MAP2(name##_##type##_sv, type, type, x0, ys[i], value)
+#define MAP3(name, xi, yi, zi, value)                                                \
+    OPERATION(name) {                                                                \
+        int64_t n = block->n;                                                        \
+        const float *xs = a, *ys = b, *zs = c;                                       \
+        UNUSED const float x0 = *xs, y0 = *ys, z0 = *zs;                             \
+        float *o = out;                                                              \
+        PN_LOOP for (int64_t i = 0; i < n; i++) {                                    \
+            float x = xi, y = yi, z = zi;                                            \
+            o[i] = value;                                                            \
+        }                                                                            \
+    }
+#define TWO(name, value)                                                             \
+    MAP3(name##_vvv, xs[i], ys[i], zs[i], value)                                     \
+    MAP3(name##_vvs, xs[i], ys[i], z0, value)                                        \
+    MAP3(name##_vsv, xs[i], y0, zs[i], value)                                        \
+    MAP3(name##_vss, xs[i], y0, z0, value)                                           \
+    MAP3(name##_svv, x0, ys[i], zs[i], value)                                        \
+    MAP3(name##_svs, x0, ys[i], z0, value)
 #define COMPARE(name, type, value)                                                   \
     MAP2(name##_##type, type, bool, xs[i], ys[i], value)                             \
     MAP2(name##_##type##_vs, type, bool, xs[i], y0, value)                           \
@@ -335,6 +353,13 @@ static inline void walk_on(walk *w, const pn_view *view, int64_t count) {
     ENTRY(name##_##type, #name "." #type)                                            \
     ENTRY(name##_##type##_vs, #name "." #type ".vs")                                 \
     ENTRY(name##_##type##_sv, #name "." #type ".sv")
+#define TWO(name, ...)                                                               \
+    ENTRY(name##_vvv, #name ".float32.vvv")                                          \
+    ENTRY(name##_vvs, #name ".float32.vvs")                                          \
+    ENTRY(name##_vsv, #name ".float32.vsv")                                          \
+    ENTRY(name##_vss, #name ".float32.vss")                                          \
+    ENTRY(name##_svv, #name ".float32.svv")                                          \
+    ENTRY(name##_svs, #name ".float32.svs")
 #define COMPARE BINARY
 #define CAST(from, to, ...) ENTRY(cast_##from##_##to, "cast." #from "." #to)
 #define CHECKED(from, to)                                                            \

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..dtypes import Dtype
+from ..dtypes import Dtype, float32
 from ..program import Program
 from ..scalars import ROWS, Expression, Instruction
 
@@ -24,6 +25,7 @@ HEADER = "<Q18i"  # pn_header of vm.h
 PER_ROW = 1 << 24  # PN_PER_ROW of vm.h
 FOR_ROWS = "rows: "  # before the name of an operation on one element for each row
 OVER_ROWS = ("row_sum", "row_mean", "row_max")
+PAIRED = ("add", "sub", "mul")  # two of them are done in one pass, TWO of operations.h
 L1_BYTES = 24 * 1024  # of registers, leaving room for the operands
 PACK = {
     "bool": "<?7x",
@@ -73,6 +75,7 @@ class Lowering:
         self.uniform = self._find_uniform()
         self.per_row = self._find_per_row()
         self.last_use = self._find_last_uses()
+        self.first_of = self._find_pairs()
         for k, mode in enumerate(self.modes):
             if mode == "r":
                 self._slot(ONE_A_ROW, k)
@@ -116,6 +119,44 @@ class Lowering:
             last.update(dict.fromkeys(i.operands, j))
         last.update(dict.fromkeys(self.expression.outputs, 1 << 30))
         return last
+
+    def _find_pairs(self) -> dict[int, int]:
+        """Instruction -> an earlier one that is done in the same pass, since nothing else
+        reads its result."""
+        code, uses = self.expression.instructions, Counter(self.expression.outputs)
+        for i in code:
+            uses.update(i.operands)
+        found: dict[int, int] = {}
+        for j, i in enumerate(code):
+            if not self._may_pair(j):
+                continue
+            for o in i.operands:
+                k = o - self.inputs
+                if k >= 0 and uses[o] == 1 and k not in found and self._may_pair(k):
+                    found[j] = k
+                    for v in code[k].operands:
+                        self.last_use[v] = max(self.last_use[v], j)
+                    break
+        return found
+
+    def _may_pair(self, j: int) -> bool:
+        i, value = self.expression.instructions[j], self.inputs + j
+        is_plain = i.name in PAIRED and i.dtype is float32
+        return is_plain and not self.uniform[value] and not self.per_row[value]
+
+    def _pair(self, j: int, k: int) -> tuple[str, list[int]]:
+        """The name and the slots of instruction k and then j, which reads its result."""
+        first, then = (self.expression.instructions[n] for n in (k, j))
+        a, b = first.operands
+        if self.uniform[a] and first.name != "sub":
+            a, b = b, a
+        x, y = then.operands
+        is_left = x == self.inputs + k
+        z = y if is_left else x
+        second = then.name if is_left or then.name != "sub" else "rsub"
+        letters = "".join("s" if self.uniform[v] else "v" for v in (a, b, z))
+        slots = [self._at(v) if self.uniform[v] else self._vector(v) for v in (a, b, z)]
+        return f"{first.name}_{second}.float32.{letters}", slots
 
     def _register(self, dtype: Dtype) -> int:
         width = dtype.itemsize
@@ -247,9 +288,17 @@ class Lowering:
             slots = [self._at(o) for o in i.operands]
             self.where[value] = cell = self._cell()
             self.prologue.append((self._name(i), (cell, *slots)))
+        elif j in self.first_of.values():
+            return  # done with the instruction that reads it
         else:
-            name, slots = self._operands(j, i)
-            self._release(i.operands, j)
+            first = self.first_of.get(j)
+            name, slots = (
+                self._operands(j, i) if first is None else self._pair(j, first)
+            )
+            before = (
+                () if first is None else self.expression.instructions[first].operands
+            )
+            self._release((*before, *i.operands), j)
             k = None if self.per_row[value] else self._output_of(value, j)
             out = self._register(i.dtype) if k is None else self._slot(OPERAND, k)
             self.where[value] = out

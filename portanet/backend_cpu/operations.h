@@ -9,6 +9,9 @@
 //   element; PLAIN makes the function of two vectors alone, where a load costs little.
 
 //   ROW(name, type, value)        one value for each row of a block, from (x, n)
+//   TWO(name, value)              two operations of float32 in one pass, rounded twice: of
+//                                 x and y, then with z; each, but not both of x and y, may
+//                                 be one element
 
 #define INTEGERS(KIND, name, ...) \
     KIND(name, int32, __VA_ARGS__) \
@@ -48,6 +51,19 @@ UNARY(sign, int64, (x > 0) - (x < 0))
 FLOATS(UNARY, sign, x > 0 ? 1 : x < 0 ? -1 : x)
 NUMBERS(BINARY, maximum, x >= y || x != x ? x : y)
 NUMBERS(BINARY, minimum, x <= y || x != x ? x : y)
+
+TWO(add_add, (x + y) + z)
+TWO(add_mul, (x + y) * z)
+TWO(add_sub, (x + y) - z)
+TWO(add_rsub, z - (x + y))
+TWO(mul_add, x *y + z)
+TWO(mul_mul, x *y *z)
+TWO(mul_sub, x *y - z)
+TWO(mul_rsub, z - x * y)
+TWO(sub_add, (x - y) + z)
+TWO(sub_mul, (x - y) * z)
+TWO(sub_sub, (x - y) - z)
+TWO(sub_rsub, z - (x - y))
 
 FUNCTION2(floordiv, int32)
 FUNCTION2(floordiv, uint32)
@@ -202,6 +218,7 @@ EXPAND(8, uint64_t)
 #undef BOUNDED
 #undef TEST
 #undef BINARY
+#undef TWO
 #undef PLAIN
 #undef COMPARE
 #undef WHERE

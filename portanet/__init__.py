@@ -213,6 +213,7 @@ from .ops.sort import (
     unique_inverse,
     unique_values,
 )
+from .naming import name_errors as _name_errors
 from .precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .random import (
     Generator,
@@ -227,6 +228,9 @@ from .random import (
 )
 
 __version__ = "0.1.0"
+_name_errors(
+    globals(), *(f"portanet.{m}" for m in ("ops.", "creation", "random", "namespace"))
+)
 __array_api_version__ = "2024.12"
 
 # Loaded when first used, so that importing portanet stays quick.

@@ -130,7 +130,10 @@ class Op:
         values = [a for a in args if hasattr(a, "level")]
         if not values:
             kinds = ", ".join(type(a).__name__ for a in args)
-            raise TypeError(f"{self.name}: a tensor is expected, not {kinds}")
+            raise TypeError(
+                f"{self.name}: a tensor is expected, not {kinds}; make it one with "
+                "tensor(...)"
+            )
         top = max(values, key=lambda a: a.level)
         dtype = values[0].dtype
         for v in values[1:]:
@@ -153,6 +156,16 @@ class Op:
                 f"{self.name}: {value} does not fit {dtype.name}; "
                 "cast the tensor with astype first"
             ) from None
+
+
+def check_tensor(name: str, *values: Any) -> None:
+    """TypeError, which names the operator, where a value is no tensor."""
+    for value in values:
+        if not hasattr(value, "level"):
+            raise TypeError(
+                f"{name}: a tensor is expected, not {type(value).__name__}; make it one "
+                "with tensor(...)"
+            )
 
 
 def named(name: str) -> Op | None:

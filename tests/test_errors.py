@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet import nn
 from portanet.devices import get
+from portanet.nn import functional as F
 from tests.conftest import PRESENT
 
 
@@ -545,3 +548,77 @@ def test_memory_is_flat_over_new_shapes(device):
     gc.collect()
     kept = 400 * 1024  # constants: 0-d tensors, at most 256 bytes each
     assert backend.memory()["used"] - before <= kept
+
+
+# What is no tensor -------------------------------------------------------------------------
+
+ARRAY = np.ones((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("Linear", lambda: nn.Linear(3, 2)(ARRAY)),
+        ("Linear", lambda: nn.Sequential(nn.Linear(3, 2))(ARRAY)),
+        ("Conv2d", lambda: nn.Conv2d(1, 1, 1)([1])),
+        ("LSTM", lambda: nn.LSTM(3, 4)(ARRAY)),
+        ("AvgPool2d", lambda: nn.AvgPool2d(2)(None)),
+        ("embedding", lambda: nn.Embedding(3, 4)([1, 2])),
+        ("layer_norm", lambda: nn.LayerNorm(3)(ARRAY)),
+        ("cross_entropy", lambda: pn.cross_entropy(pn.ones((2, 3)), [0, 1])),
+        ("softmax", lambda: pn.softmax(ARRAY)),
+        ("softmax", lambda: F.softmax(None)),
+        ("sum", lambda: pn.sum(None)),
+        ("sort", lambda: pn.sort(ARRAY)),
+        ("concat", lambda: pn.concat([ARRAY, pn.ones((2, 3))])),
+        ("scaled_dot_product_attention", lambda: F.scaled_dot_product_attention(
+            pn.ones((2, 3)), ARRAY, ARRAY)),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_named_with_the_function_that_got_it(name, call):
+    message = rf"^{name}: .*a tensor is expected, not \w+.*make it one with tensor"
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "message, error, call",
+    [
+        ("^arange: ", TypeError, lambda: pn.arange(None)),
+        ("^linspace: ", TypeError, lambda: pn.linspace("x", 1.0, 3)),
+        ("^pad: ", OverflowError, lambda: pn.pad(pn.ones((4, 6)), 10**12)),
+        ("^roll: ", TypeError, lambda: pn.roll(pn.ones(4), "x")),
+        ("^split: ", TypeError, lambda: pn.split(pn.ones(4), None)),
+        (
+            "^adaptive_avg_pool1d: ", pn.OutOfMemoryError,
+            lambda: F.adaptive_avg_pool1d(pn.ones((1, 2, 3)), 10**12),
+        ),
+        (
+            r"^linear: .* not \(2, 3\) and \(3,\)", ValueError,
+            lambda: F.linear(pn.ones((2, 3)), pn.ones(3)),
+        ),
+        (
+            r"^linear: add: shapes \(4, 5\) and \(4,\)", ValueError,
+            lambda: F.linear(pn.ones((4, 6)), pn.ones((5, 6)), pn.ones(4)),
+        ),
+    ],
+)  # fmt: skip
+def test_an_error_from_inside_begins_with_the_function(message, error, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_attribute_that_a_module_asks_of_its_own_is_still_that_error():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return self.missing + x
+
+    with pytest.raises(AttributeError, match="missing"):
+        Broken()(ARRAY)
+    with pytest.raises(AttributeError, match="no attribute 'own'"):
+        pn.grad(lambda x: x.own)(pn.tensor(1.0))
+
+
+def test_public_functions_can_be_pickled():
+    for f in (pn.softmax, F.softmax, pn.arange):
+        assert pickle.loads(pickle.dumps(f)) is f

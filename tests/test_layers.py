@@ -25,6 +25,7 @@ LAYERS = (
     ("backend_cpu", "backend_cuda", "shaders"),
     ("devices",),
     ("op",),
+    ("naming",),
     ("arrays",),
     ("precision",),
     ("ops",),

@@ -102,6 +102,8 @@ from ..ops.pool import (
     max_pool3d,
 )
 from ..ops.shape import flatten, pad, reshape
+from ..naming import name_errors
+from ..op import check_tensor
 from ..random import Generator, default_generator
 
 __all__ = [
@@ -195,6 +197,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> An
     >>> nn.functional.linear(pn.ones((1, 2)), pn.tensor([[1.0, 2.0]])).item()
     3.0
     """
+    check_tensor(name, x, weight)
     shape, width = x.shape, weight.shape[-1]
     if not shape or shape[-1] != width:
         features = shape[-1] if shape else "no"
@@ -362,3 +365,6 @@ def scaled_dot_product_attention(
     with no_grad():
         state.assign(after.detach())
     return y
+
+
+name_errors(globals(), "portanet.ops.", __name__)

@@ -13,6 +13,7 @@ from ..autograd.tape import mode
 from ..creation import tensor
 from ..devices import Device, get
 from ..dtypes import Dtype, as_dtype
+from ..naming import no_tensor
 from ..ops import elementwise as e
 
 
@@ -70,7 +71,14 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:  # a plan holds for the mode that it was traced in
             mode.tracer.modules.setdefault(id(self), (self, self.training))
-        y = self.forward(*args, **kwargs)
+        try:
+            y = self.forward(*args, **kwargs)
+        except AttributeError as error:
+            values = (*args, *kwargs.values())
+            better = no_tensor(type(self).__name__, error, values)
+            if better is None:
+                raise
+            raise better from None
         if watching and watch.seen is not None:
             watch.seen(self, y)
         return y

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..creation import empty, zeros
 from ..dtypes import float32
+from ..op import check_tensor
 from ..ops import elementwise as e
 from ..ops.index import take
 from ..ops.linear import linear
@@ -159,6 +160,7 @@ class _Recurrent(_Parameters):
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         name = type(self).__name__
+        check_tensor(name, input)
         if input.ndim not in (2, 3):
             raise ValueError(
                 f"{name}: the input is (steps, batch, {self.input_size}), or (steps, "

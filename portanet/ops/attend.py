@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..op import check_tensor
 from . import elementwise as e
 from .attention import NAME, attention, scores, softmax_of
 from .shape import broadcast_to, reshape
@@ -13,6 +14,7 @@ from .shape import broadcast_to, reshape
 def _lead(q, k, v, enable_gqa: bool):
     """(batch axes, query heads, key heads) of inputs (..., heads, length, width)."""
     for what, x in (("query", q), ("key", k), ("value", v)):
+        check_tensor(NAME, x)
         if len(x.shape) < (3 if enable_gqa else 2):
             raise ValueError(
                 f"{NAME}: the {what} has shape {tuple(x.shape)}; (..., "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import promote
-from ..op import Bad, Case, Op, Spec
+from ..op import Bad, Case, Op, Spec, check_tensor
 from . import elementwise as e
 from .shape import reshape
 
@@ -351,6 +351,7 @@ def _check_groups(name: str, groups: Any) -> None:
 
 def _batched(name: str, x: Any, weight: Any, rank: int) -> Any:
     """x with an axis for the batch, which may be left out."""
+    check_tensor(name, x, weight)
     if len(weight.shape) != rank + 2:
         raise ValueError(
             f"{name}: a weight has {rank + 2} axes (out, in, kernel), got shape "

@@ -108,6 +108,11 @@ _matmul = Op(
 
 
 def _linear_rule(x: Spec, w: Spec) -> Spec:
+    if not x.shape or len(w.shape) != 2:
+        raise ValueError(
+            f"linear: (..., n) and a weight (outputs, n) are needed, not {x.shape} and "
+            f"{w.shape}"
+        )
     k, (columns, k2) = x.shape[-1], w.shape
     if k != k2:
         raise ValueError(f"linear: rows of {x.shape} and {w.shape} differ: {k} != {k2}")

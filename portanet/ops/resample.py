@@ -109,6 +109,15 @@ def _band(rows: int, columns: int, row: Any, column: Any, weight: Any) -> Band:
 def _resample_rule(x: Spec, first: Spec, weights: Spec, *rest) -> Spec:
     if not x.dtype.is_float:
         raise TypeError(f"interpolate: a floating dtype is needed, not {x.dtype.name}")
+    if (
+        len(x.shape) != 3
+        or first.dtype is not int32
+        or weights.shape[:1] != first.shape
+    ):
+        raise ValueError(
+            f"interpolate: (outer, n, inner), int32 places (m,) and weights (m, taps) are "
+            f"needed, not {x.shape}, {first.dtype.name} {first.shape}, {weights.shape}"
+        )
     return Spec((x.shape[0], first.shape[0], x.shape[2]), x.dtype)
 
 

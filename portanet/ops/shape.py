@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import promote
-from ..op import Bad, Case, Op, Spec
+from ..op import Bad, Case, Op, Spec, check_tensor
 
 # Axes ------------------------------------------------------------------------------------
 
@@ -475,6 +475,7 @@ def concat(xs: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     xs = list(xs)
     if not xs:
         raise ValueError("concat: at least one tensor is needed")
+    check_tensor("concat", *xs)
     if axis is None:
         xs, axis = [reshape(x, (-1,)) for x in xs], 0
     ranks = {x.ndim for x in xs}
@@ -523,6 +524,7 @@ def stack(xs: Sequence[Any], /, *, axis: int = 0) -> Any:
     xs = list(xs)
     if not xs:
         raise ValueError("stack: at least one tensor is needed")
+    check_tensor("stack", *xs)
     for i, x in enumerate(xs):
         if x.shape != xs[0].shape:
             raise ValueError(

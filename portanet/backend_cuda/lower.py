@@ -96,7 +96,9 @@ def text(program: Program, step: Step) -> str:
         f"#define PN_{name} {STORED_AS[t]}"
         for name, t in zip(names, dtypes, strict=True)
     ]
-    lines += [f"#define PN_OPTION_{option} 1" for option in program.options]
+    # A number among the options says what may be compiled in; the plan does, or not.
+    named = [option for option in program.options if not option.isdigit()]
+    lines += [f"#define PN_OPTION_{option} 1" for option in named]
     lines += [f"#define {name} {value}" for name, value in step.defines]
     kernel = with_headers(file_text(f"{step.entry if rows else program.kernel}.cu"))
     if rows:

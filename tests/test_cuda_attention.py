@@ -1,0 +1,188 @@
+"""Attention on cuda, without a GPU: as test_cuda_kernels.py has it."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+
+from portanet.backend_cuda import plan_of
+from portanet.backend_cuda.plan import Gpu
+from portanet.dtypes import as_dtype
+from portanet.ops import attention as entry
+from portanet.ops import dropout
+from portanet.program import Program
+
+from .test_kernels_cpu import EPS
+
+pytest.importorskip("cuda.bindings")
+
+from .cuda import compiled, simulate  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="the simulator is built by g++"
+)
+
+# batch, heads, groups, queries, keys, width, value width, causal, dtype, mask, dropped
+CASES = [
+    (1, 2, 1, 70, 75, 36, 20, True, "float32", None, 0.0),
+    (2, 2, 2, 5, 70, 9, 5, False, "float32", "bool", 0.3),
+    (1, 1, 1, 66, 9, 70, 130, False, "float32", "float16", 0.0),
+    (1, 2, 2, 35, 40, 40, 6, True, "float64", None, 0.5),
+]
+
+
+def by_length(shape):
+    """The strides of (batch, heads, length, width) in memory (batch, length, heads, width)."""
+    return entry._steps(shape)
+
+
+def sizes(case):
+    b, h, g, n, m, width, values = case[:7]
+    shapes = [(b, h, n, width), (b, g, m, width), (b, g, m, values), (b, h, n, values)]
+    return shapes, (b, h, n)
+
+
+def words_of(case, which, views):
+    """The words of a launch of contiguous inputs, `views` (offset, strides) of q, k, v, dy."""
+    b, h, g, n, m, width, values, causal, _, mask, p = case
+    words = [b, h, g, n, m, width, values, int(causal), int(mask is not None)]
+    words += [dropout.threshold(p) if p else 0]
+    words += [*entry._bits(width**-0.5), *entry._bits(1 / (1 - p))]
+    for offset, strides in views[: 3 if which == "forward" else 4]:
+        words += [offset, *strides[:3]]
+    words += [0, 0, 0, m, 1] if mask else []
+    return [*words, 0] if p else words
+
+
+def contiguous(shape):
+    return tuple(int(np.prod(shape[d + 1 :])) for d in range(len(shape)))
+
+
+def program(case, which):
+    name, mask, p = case[8:]
+    f, u = as_dtype(name), as_dtype("uint32")
+    rest = [as_dtype(mask)] if mask else []
+    rest += [u] if p else []
+    options = (which, str(case[5]), str(case[6]))
+    if which == "forward":
+        outputs, inputs = (f, f, *([u] if p else [])), (f,) * 3
+    else:
+        outputs, inputs = (f,) * 3, (f,) * 6
+    return Program("attention", outputs, (*inputs, *rest), options)
+
+
+def arrays(case):
+    """q, k, v, dy, [mask,] [state], and where a row of 16 elements in front lies."""
+    shapes, _ = sizes(case)
+    rng = np.random.default_rng(0)
+    name, mask, p = case[8:]
+    made = [rng.uniform(-1, 1, s).astype(name) for s in shapes]
+    rest = []
+    if mask:
+        seen = rng.uniform(-2, 2, (case[3], case[4])).astype("float16")
+        seen[:, 1] = -np.inf
+        seen[3] = -np.inf  # a row that sees nothing
+        rest.append(seen > -1 if mask == "bool" else seen)
+    if p:
+        rest.append(np.array([1, 2, 0xFFFFFFF0, 4], np.uint32))
+    return made, rest
+
+
+def reorder(x, shape):
+    """What a kernel wrote by length, as (batch, heads, length, width)."""
+    b, h, n, w = shape
+    return x.reshape(b, n, h, w).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_and_its_gradients(case):
+    """Against the definition in float64; the kernel's own results go into backward."""
+    (q, k, v, dy), rest = arrays(case)
+    shapes, rows = sizes(case)
+    static = {"scale": case[5] ** -0.5, "causal": case[7], "p": case[10]}
+    views = [(0, contiguous(s)) for s in shapes]
+
+    def launch(which, counts, inputs):
+        made, words = program(case, which), words_of(case, which, views)
+        return simulate.in_every_order(
+            functools.partial(simulate.launch_program, made, words, counts, inputs)
+        )
+
+    exact = [x.astype(np.float64) for x in (q, k, v)]
+    wide = [
+        x if x.dtype == bool or x.dtype == np.uint32 else x.astype(float) for x in rest
+    ]
+    want = entry._reference(*exact, *wide, **static)
+    counts = [dy.size, int(np.prod(rows))] + ([4] if case[10] else [])
+    y, lse, *after = launch("forward", counts, [q, k, v, *rest])
+    near = 64 * EPS[case[8]]
+    np.testing.assert_allclose(reorder(y, shapes[3]), want[0], near, near)
+    np.testing.assert_allclose(lse.reshape(rows), want[1], near, near)
+    if after:
+        assert list(after[0]) == list(want[2])
+    want = entry._back_reference(dy.astype(float), None, None, *exact, *wide, **static)
+    found = launch("backward", [q.size, k.size, v.size], [dy, y, lse, q, k, v, *rest])
+    for x, exactly, shape in zip(found, want, shapes[:3], strict=True):
+        bound = 8 * near * np.abs(exactly).max()
+        np.testing.assert_allclose(reorder(x, shape), exactly, 0, bound)
+
+
+def test_rows_that_are_out_of_line_and_headless_batches():
+    """Views with offsets and steps: the same bits as those in line."""
+    case = (2, 2, 2, 9, 12, 8, 8, False, "float32", None, 0.0)
+    (q, k, v, _), _ = arrays(case)
+    shapes, rows = sizes(case)
+    made = program(case, "forward")
+    counts = [int(np.prod(shapes[3])), int(np.prod(rows))]
+    plain = [(0, contiguous(s)) for s in shapes]
+    want = simulate.launch_program(
+        made, words_of(case, "forward", plain), counts, [q, k, v]
+    )
+    bases, views = [], []
+    for x in (q, k, v):
+        b, h, n, w = x.shape
+        base = np.full((b, n, h, w + 3), np.nan, x.dtype)
+        base[..., 1 : 1 + w] = x.transpose(0, 2, 1, 3)
+        bases.append(base)
+        views.append((1, (n * h * (w + 3), w + 3, h * (w + 3), 1)))
+    got = simulate.launch_program(made, words_of(case, "forward", views), counts, bases)
+    for a, b in zip(got, want, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+# ---- What they compile to
+
+
+def plain(width, n=2048, name="float32", mask=None, p=0.0):
+    return (4, 16, 16, n, n, width, width, False, name, mask, p)
+
+
+CODE = {
+    "64 wide": plain(64),
+    "64 wide, few rows": plain(64, 64),
+    "32 wide": plain(32),
+    "128 wide": plain(128),
+    "masked and dropped": plain(64, mask="float32", p=0.1),
+    "float64": plain(64, name="float64"),
+}
+
+
+@pytest.mark.parametrize("arch", compiled.ARCHES)
+@pytest.mark.parametrize("which", ["forward", "backward"])
+@pytest.mark.parametrize("name", CODE)
+def test_code_keeps_sums_in_registers(name, which, arch):
+    case = CODE[name]
+    shared = {"75": 64, "80": 163, "90a": 227}.get(arch, 99)
+    views = [(0, contiguous(s)) for s in sizes(case)[0]]
+    gpu = Gpu(int(arch.rstrip("a")), 100, shared << 10)
+    for step in plan_of(program(case, which), words_of(case, which, views), gpu).steps:
+        if step.entry == "statistics" and name != "64 wide":
+            continue
+        text = simulate.text(program(case, which), step)
+        (found,) = compiled.entries(text, arch).values()
+        assert (found.spills, found.stack) == (0, 0), step.entry
+        assert not found.count("LDL") and not found.count("STL")
+        assert found.registers * step.threads <= 65536 and step.shared <= gpu.shared
+        if step.entry != "statistics":
+            assert found.count("LDS.128") >= 16 and found.count("LDG.E.128") >= 8

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="the simulator is built by g++"
 )
 TESTS = Path(__file__).parent
-KERNELS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py")
+KERNELS = [
+    f"tests/test_cuda_{name}.py"
+    for name in ("kernels", "rows", "attention", "normalise")
+]
 BARRIER = "__syncthreads();"
 
 
@@ -143,6 +146,31 @@ FAULTS = (
     Fault("rows of formulas: half the lanes are left out", "rows.cu",
           "int distance = n / 2; distance", "int distance = n / 4; distance",
           "every_length and 65"),
+    Fault("attention: slices are replaced while they are read", "attention.cu",
+          "__syncthreads();  // nobody reads the slices any more\n            if (j == 0",
+          "if (j == 0", "its_gradients and case0"),
+    Fault("attention: slices are read at once", "attention.cu",
+          "__syncthreads();  // and now they are there\n            multiply", "multiply",
+          "its_gradients and case0"),
+    Fault("attention backward: slices are replaced while they are read", "attention.cu",
+          "__syncthreads();  // nobody reads the slices any more\n        if (is_first",
+          "if (is_first", "its_gradients and case0"),
+    Fault("attention: one key too many", "attention.cu",
+          "i < queries && j < keys &&", "i < queries && j <= keys &&",
+          "its_gradients and case1"),
+    Fault("attention: rows past the last are read", "attention.cu",
+          "if (first + row < m.rows) {", "if (first + row <= m.rows) {",
+          "its_gradients and case0", is_sanitized=True),
+    Fault("attention: what was summed is not rescaled", "attention.cu",
+          "sums[r][n][e] * before[r];", "sums[r][n][e];", "its_gradients and case1"),
+    Fault("normalise: parts are replaced while they are read", "normalise.cu",
+          "__syncthreads();  // nobody reads the parts before these\n    ", "",
+          "layer_norm and 1500"),
+    Fault("normalise: the teams' sums are read at once", "normalise.cu",
+          "});\n        __syncthreads();\n        for (int at = threadIdx.x",
+          "});\n        for (int at = threadIdx.x", "layer_norm and 132"),
+    Fault("normalise: means count alike, whatever they are of", "normalise.cu",
+          "share = b.count / count;", "share = (T)0.5;", "batch_norm and 49"),
     Fault("pool: the last of equals", "pool.cu", "value > best", "value >= best",
           "pool_finds and float32-sizes1"),
 )  # fmt: skip

@@ -435,10 +435,10 @@ def main() -> None:
     def left() -> float:
         return arguments.seconds - (time.perf_counter() - start)
 
-    from portanet.backend_cuda import host
+    from portanet.backend_cuda import installed
     from portanet.cli import machine
 
-    print(", ".join(host.usable()), flush=True)
+    print(", ".join(installed.usable()), flush=True)
     record = machine.record()
     products = [sys.executable, "-c", PRODUCTS, str(arguments.shrink)]
     parts: dict[str, Callable[[], Any]] = {

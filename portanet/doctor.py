@@ -108,7 +108,7 @@ def _cuda() -> Finding:
     """Wrong only where NVIDIA's driver is there and something else is missing."""
     import ctypes
 
-    from portanet.backend_cuda import host
+    from portanet.backend_cuda import installed
     from portanet.errors import DeviceError
 
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -117,7 +117,7 @@ def _cuda() -> Finding:
     except OSError:
         return Finding("cuda", True, "no NVIDIA driver, so no cuda device")
     try:
-        return Finding("cuda", True, ", ".join(host.usable()))
+        return Finding("cuda", True, ", ".join(installed.usable()))
     except DeviceError as why:
         detail, _, cure = str(why).partition("; ")
         return Finding("cuda", False, detail, cure or "update the NVIDIA driver")

@@ -18,6 +18,9 @@ import pytest
 import portanet as pn
 from portanet.backend_cuda import NO_GPU, lower, plan_of
 from portanet.backend_cuda import host as hosts
+from portanet.backend_cuda import installed
+from portanet.backend_cuda import cubins as cubin_files
+from portanet.backend_cuda.cubins import Cubins
 from portanet.devices import get
 from portanet.dtypes import as_dtype
 from portanet.program import Program
@@ -228,7 +231,7 @@ def test_a_fault_is_raised_once_by_whatever_waits_first(backend):
 
 def cubins(tmp_path, monkeypatch):
     monkeypatch.setenv("PORTANET_CACHE", str(tmp_path))
-    return hosts.Cubins("sm_80")
+    return Cubins("sm_80")
 
 
 TEXT = 'extern "C" __global__ void f(float *y) { y[threadIdx.x] = 1.0f; }\n'
@@ -263,6 +266,32 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     assert made.get(TEXT, "f")[:4] == b"\x7fELF"
 
 
+def test_a_disk_that_is_full_is_a_warning_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*files):
+        raise OSError(28, "No space left on device")
+
+    kept = cubins(tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(RuntimeWarning, match="can't be kept in .*No space left"):
+        made = kept.get(TEXT, "f")
+    assert made[:4] == b"\x7fELF" and kept.get(TEXT, "f") == made
+    assert not list((tmp_path / "cuda").iterdir())
+
+
+def test_kernels_that_were_read_longest_ago_go_first(tmp_path, monkeypatch):
+    kept, files = cubins(tmp_path, monkeypatch), {}
+    monkeypatch.setattr(kept, "compile", lambda text, *_: text.encode() * 100)
+    for k, text in enumerate("abc"):
+        before = set((tmp_path / "cuda").iterdir())
+        kept.get(text, "f")
+        (files[text],) = set((tmp_path / "cuda").iterdir()) - before
+        os.utime(files[text], (1000 + k, 1000 + k))
+    kept.get("a", "f")  # is of use now
+    monkeypatch.setattr(cubin_files, "BYTES", 2 * (32 + 100))
+    kept._shrink()
+    assert set((tmp_path / "cuda").iterdir()) == {files["a"], files["c"]}
+
+
 def test_a_text_that_does_not_compile_is_an_error_with_the_compilers_words(
     tmp_path, monkeypatch
 ):
@@ -276,9 +305,9 @@ def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
         def nvrtcVersion():
             raise RuntimeError("Failure finding libnvrtc.so\nand more")
 
-    load = hosts._load
+    load = installed.load
     monkeypatch.setattr(
-        hosts, "_load", lambda name: Nothing if "nvrtc" in name else load(name)
+        installed, "load", lambda name: Nothing if "nvrtc" in name else load(name)
     )
     with pytest.raises(
         pn.DeviceError, match=r"NVRTC, .* not load \(.*libnvrtc.so\); pip install"
@@ -379,6 +408,27 @@ def test_a_replay_becomes_a_graph_when_its_buffers_come_again(driver):
     x.assign(x * 0)
     got = step(x, y)
     np.testing.assert_allclose(got[1].numpy(), chain(x, y)[1].numpy(), rtol=1e-6)
+
+
+def test_a_graph_that_cannot_be_recorded_is_recorded_at_the_next_call(driver):
+    x, y = on_gpu(np.linspace(-1, 1, 64)), on_gpu(np.linspace(2, 3, 64))
+    want = [t.numpy() for t in chain(x, y)]
+    step = pn.compile(chain)
+    step(x, y)
+    before, failed = driver.calls("cuGraphLaunch"), 0
+    for _ in range(6):
+        driver.fail("cuLaunchKernel", 1, after=1)
+        try:
+            step(x, y)
+        except pn.DeviceError as why:
+            assert "cuLaunchKernel failed" in str(why)
+            failed += 1
+    driver.fail("cuLaunchKernel", 0)
+    assert failed
+    for _ in range(4):
+        for g, w in zip(step(x, y), want, strict=True):
+            np.testing.assert_allclose(g.numpy(), w, rtol=1e-6)
+    assert driver.calls("cuGraphLaunch") > before
 
 
 def test_a_state_is_written_in_place():
@@ -549,9 +599,9 @@ import cuda.bindings.driver as d
 def no(flags): raise RuntimeError("Failure finding \\"libcuda.so\\"")
 import types, sys
 module = types.SimpleNamespace(cuInit=no)
-import portanet.backend_cuda.host as h
-load = h._load
-h._load = lambda name: module if name.endswith("driver") else load(name)
+import portanet.backend_cuda.installed as h
+load = h.load
+h.load = lambda name: module if name.endswith("driver") else load(name)
 """
     told = reason(code + OPEN)
     assert "no NVIDIA driver is installed" in told and "device='wgpu'" in told

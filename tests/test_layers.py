@@ -150,7 +150,7 @@ def test_only_one_place_may_import(name):
     """What stands between us and another package is one file each."""
     places = {
         "wgpu": {"shaders/host.py"},
-        "cuda": set(),  # backend_cuda/host.py loads it by name
+        "cuda": set(),  # backend_cuda/installed.py loads it by name
         "safetensors": {"io.py"},
         "ml_dtypes": {"dtypes.py", "namespace.py"},
     }[name]

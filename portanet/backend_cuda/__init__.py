@@ -242,7 +242,7 @@ class Backend:
 
     def info(self) -> dict[str, Any]:
         """The GPU, its compute capability and memory, the driver, the packages."""
-        from .host import driver_version, gpus, versions
+        from .installed import driver_version, gpus, versions
 
         host = self._host
         version = driver_version(host.driver)

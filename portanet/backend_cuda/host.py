@@ -1,4 +1,4 @@
-"""The only module that talks to the NVIDIA driver: open, copy, compile, launch, graphs.
+"""The only module that drives the GPU: open, copy, load kernels, launch, graphs.
 
 Everything runs on one non-blocking stream of the device, in order. Memory comes from a
 pool of the driver's own and goes back to it in the order of the stream.
@@ -11,25 +11,21 @@ import ctypes
 import functools
 import gc
 import hashlib
-import importlib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DeviceError, OutOfMemoryError
+from .cubins import Cubins
+from .installed import OLDER, CudaError, bindings_version, driver, gpus, name_of
 from .plan import MAP_BYTES, Gpu, TensorMap
 
-NEWEST = "pip install 'portanet[cuda]'"  # CUDA 13: driver R580 and newer, Turing on
-OLDER = "pip install 'portanet[cuda12]'"  # CUDA 12: driver R525 and newer, Maxwell on
 STAGING = 4 << 20  # bytes of each half of the pinned memory that copies go through
 MAPS = 4096  # tensor maps kept; then all are made anew
-CACHE_BYTES = 256 << 20  # of compiled kernels on disk, the least recently read go first
 
 # Errors after which the driver's context answers every call with the same error.
 LOST = {
@@ -41,209 +37,6 @@ LOST = {
     718: "a kernel jumped outside its code",
     719: "a kernel failed",
 }
-
-
-class CudaError(DeviceError):
-    """A call of the driver that failed; `code` is its CUresult."""
-
-    def __init__(self, text: str, code: int):
-        super().__init__(text)
-        self.code = code
-
-
-# ----------------------------------------------------------------- what is there
-
-
-def _load(module: str) -> Any:
-    """A module of the packages of the extras, which have no stubs."""
-    return importlib.import_module(module)
-
-
-@functools.cache
-def driver() -> Any:
-    """The driver's functions, initialised. DeviceError says what is missing."""
-    try:
-        found = _load("cuda.bindings.driver")
-    except ImportError as why:
-        raise DeviceError(
-            f"cuda: a Python package is missing ({why}); {NEWEST}, or, where the "
-            f"driver is older than R580 or the GPU older than Turing, {OLDER}"
-        ) from None
-    try:
-        code = int(found.cuInit(0)[0])
-    except RuntimeError as why:  # the library is not there, or lacks the function
-        raise DeviceError(
-            "cuda: no NVIDIA driver is installed here (libcuda.so.1 does not load: "
-            f"{_first_line(why)}); install it from nvidia.com/drivers, or use "
-            "device='wgpu'"
-        ) from None
-    if code == 100:
-        raise DeviceError(
-            "cuda: the NVIDIA driver is installed but finds no GPU; see nvidia-smi, "
-            "CUDA_VISIBLE_DEVICES, and in a container --gpus all"
-        )
-    if code in (35, 34, 803, 804):
-        raise DeviceError(
-            f"cuda: the NVIDIA driver is older than this version of CUDA ({code}); "
-            f"update the driver, or {OLDER}"
-        )
-    if code:
-        raise CudaError(f"cuda: the driver does not start: {_name(found, code)}", code)
-    _check_driver_version(found)
-    return found
-
-
-def driver_version(found: Any) -> int:
-    """1000 major + 10 minor of the newest CUDA that the driver knows."""
-    return int(found.cuDriverGetVersion()[1])
-
-
-def _check_driver_version(found: Any) -> None:
-    have = driver_version(found) // 1000
-    needs = int(bindings_version().split(".")[0])
-    if have >= needs:
-        return
-    cure = f"update the driver to R580 or newer, or {OLDER}" if have >= 12 else (
-        "update the driver; CUDA 12 needs R525, CUDA 13 needs R580"
-    )  # fmt: skip
-    raise DeviceError(
-        f"cuda: the driver knows CUDA {have}, the installed cuda-bindings are for "
-        f"CUDA {needs}; {cure}"
-    )
-
-
-@functools.cache
-def bindings_version() -> str:
-    """The version of cuda-bindings, whose major number is CUDA's."""
-    return _load("cuda.bindings").__version__
-
-
-def gpus() -> list[str]:
-    """The names of the GPUs, in the order of their numbers."""
-    d = driver()
-    names = []
-    for i in range(int(d.cuDeviceGetCount()[1])):
-        names.append(d.cuDeviceGetName(128, d.cuDeviceGet(i)[1])[1])
-    return [n.split(b"\0")[0].decode() for n in names]
-
-
-def usable() -> list[str]:
-    """The GPUs, once everything that is needed is found. DeviceError says what is not."""
-    found = gpus()
-    check_compiler()
-    return found
-
-
-def check_compiler() -> None:
-    """DeviceError where NVRTC does not load or is newer than the driver."""
-    nvrtc = _load("cuda.bindings.nvrtc")
-    try:
-        _, major, _ = nvrtc.nvrtcVersion()
-    except RuntimeError as why:
-        raise DeviceError(
-            "cuda: NVRTC, which compiles the kernels, does not load "
-            f"({_first_line(why)}); {NEWEST}, or {OLDER} with an older driver"
-        ) from None
-    if major > driver_version(driver()) // 1000:
-        raise DeviceError(
-            f"cuda: NVRTC is of CUDA {major}, which the driver does not know; update "
-            f"the driver to R580 or newer, or {OLDER}"
-        )
-
-
-def _name(d: Any, code: int) -> str:
-    found = d.cuGetErrorName(d.CUresult(code))[1]
-    return found.decode() if found else f"error {code}"
-
-
-def _first_line(why: object) -> str:
-    return next(iter(str(why).strip().splitlines()), "").rstrip(".")
-
-
-# -------------------------------------------------------------- compiled kernels
-
-
-def cache_dir() -> Path:
-    """The folder of compiled kernels."""
-    if own := os.environ.get("PORTANET_CACHE"):
-        return Path(own).expanduser().absolute() / "cuda"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "portanet" / "cuda"
-
-
-class Cubins:
-    """Compiled texts, on disk as their SHA-256 and then the cubin.
-
-    A file that is damaged is compiled anew. A folder that can't be written is told of
-    once, and kernels are compiled in every process.
-    """
-
-    def __init__(self, arch: str):
-        self.arch = arch
-        self.files: Any = None
-        self.compiled = self.loaded = 0
-        self.folder = cache_dir()
-        try:
-            files = _load("cuda.core.utils").FileStreamProgramCache
-            self.files = files(self.folder, max_size_bytes=CACHE_BYTES)
-        except OSError as why:
-            self._give_up(why)
-
-    def _give_up(self, why: Exception) -> None:
-        self.files = None
-        warnings.warn(
-            f"cuda: compiled kernels can't be kept in {self.folder} ({why}); set "
-            "PORTANET_CACHE to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-    def get(self, text: str, name: str, options: tuple[str, ...] = ()) -> bytes:
-        """The cubin of a text."""
-        key = "\0".join((bindings_version(), self.arch, *options, text)).encode()
-        key = hashlib.sha256(key).digest()
-        found = self._read(key)
-        if found is None:
-            found = self.compile(text, name, options)
-            self._write(key, found)
-        return found
-
-    def _read(self, key: bytes) -> bytes | None:
-        if self.files is None:
-            return None
-        try:
-            data = bytes(self.files[key])
-        except (KeyError, OSError):
-            return None
-        cubin = data[32:]
-        if hashlib.sha256(cubin).digest() != data[:32]:
-            return None
-        self.loaded += 1
-        return cubin
-
-    def _write(self, key: bytes, cubin: bytes) -> None:
-        if self.files is not None:
-            try:
-                self.files[key] = hashlib.sha256(cubin).digest() + cubin
-            except OSError as why:
-                self._give_up(why)
-
-    def compile(self, text: str, name: str, options: tuple[str, ...] = ()) -> bytes:
-        """The cubin of a text, from NVRTC."""
-        if not self.compiled:
-            check_compiler()
-        core = _load("cuda.core")
-        chosen = core.ProgramOptions(
-            arch=self.arch, std="c++17", name=name, fma="fma" in options
-        )
-        try:
-            made = core.Program(text, "c++", chosen).compile("cubin").code
-        except Exception as why:  # its classes differ between versions
-            raise DeviceError(
-                f"cuda: {name} does not compile for {self.arch}: {why}"
-            ) from why
-        self.compiled += 1
-        return bytes(made)
 
 
 # ----------------------------------------------------------------- pinned memory
@@ -349,7 +142,7 @@ class Host:
 
     def error(self, name: str, code: int) -> Exception:
         """What to raise for a failed call."""
-        what = _name(self.driver, code)
+        what = name_of(self.driver, code)
         if code == 2:
             return OutOfMemoryError(f"cuda: {name}: out of memory")
         if code in LOST:
@@ -538,8 +331,12 @@ class Host:
         self.call("cuStreamBeginCapture", self.recorder, mode)
         try:
             play(self.recorder)
-        finally:
-            graph = self.call("cuStreamEndCapture", self.recorder)
+        except BaseException:
+            code, graph = d.cuStreamEndCapture(self.recorder)  # which may fail too
+            if not code:
+                d.cuGraphDestroy(graph)
+            raise
+        graph = self.call("cuStreamEndCapture", self.recorder)
         made = self.call("cuGraphInstantiate", graph, 0)
         self.call("cuGraphDestroy", graph)
         return made
@@ -549,17 +346,3 @@ class Host:
 
     def forget(self, graph: Any) -> None:
         self.call("cuGraphExecDestroy", graph)
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that the device stands on."""
-    found = {}
-    for package in ("cuda-core", "cuda-bindings", *_NVRTC):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-_NVRTC = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pytest
 
+import portanet as pn
 from portanet import _c, backend_cpu, dtypes, errors, program, scalars
 
 FLOATS = (dtypes.float32, dtypes.float64)
@@ -932,3 +933,44 @@ def test_random_arithmetic_gives_the_bits_of_single_operations(seed):
         same_bits(
             cpu.read(result, dtypes.float32, 0, 3001), np.broadcast_to(wanted[e], 3001)
         )
+
+
+def test_a_part_is_memory_of_another_buffer_and_keeps_it():
+    before = _c.memory()["used"]
+    whole = _c.alloc(4096)
+    np.frombuffer(whole, np.float32)[:] = np.arange(1024)
+    part = _c.part(whole, 256, 40)
+    assert (part.whole, part.offset, part.nbytes) == (whole, 256, 40)
+    assert part.address == whole.address + 256 and whole.whole is None
+    inner = _c.part(part, 8, 8)
+    del whole, part
+    np.testing.assert_array_equal(np.frombuffer(inner, np.float32), [66, 67])
+    assert _c.memory()["used"] >= before + 4096
+    del inner
+    gc.collect()
+    assert _c.memory()["used"] == before
+
+
+@pytest.mark.parametrize(
+    "offset, nbytes", [(-1, 4), (0, 65), (64, 1), (0, -1), (1 << 62, 1 << 62)]
+)
+def test_a_part_lies_in_its_buffer(offset, nbytes):
+    with pytest.raises(ValueError, match="part: bytes"):
+        _c.part(_c.alloc(64), offset, nbytes)
+
+
+def test_temporaries_of_a_compiled_function_are_parts_of_one_buffer():
+    x = pn.tensor(np.random.default_rng(0).normal(size=(64, 64)).astype("float32"))
+
+    def several(x):  # a large value, then two of half its size at once
+        small = x[:8] @ (x @ x)
+        c = x[:32, :8] @ small
+        d = c @ x
+        return c.T @ d
+
+    run = pn.compile(several)
+    np.testing.assert_allclose(run(x).numpy(), several(x).numpy(), rtol=1e-3)
+    (trace,) = [t for found in run.traces.values() for t in found]
+    plan = trace.plan
+    wholes = {plan.fixed[s].whole for s in plan.memory.offset_of}
+    assert len(plan.memory.sizes) == len(wholes) == 1 and None not in wholes

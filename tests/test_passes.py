@@ -17,7 +17,7 @@ from portanet.compiler.walk import parts, refined, walk
 from portanet.devices import Device
 from portanet.dtypes import as_dtype, float32, int32
 from portanet.errors import OutOfMemoryError
-from portanet.program import Program
+from portanet.program import ALIGNMENT, Program
 from portanet.scalars import Expression, Instruction, trace
 from tests.null_backend import NullBackend
 
@@ -620,10 +620,38 @@ def test_the_largest_first_share_memory_without_meeting(place):
             ins = [h for h in handles[:k] if rng.random() < 0.1]
             outs = [handles[k]] if k < len(handles) else []
             graph.work.append(Work(outs, ins, "test", "?"))
-        made, spans = memory.least(graph), memory.lifetimes(graph)
-        assert made.nbytes <= memory.plan(graph).nbytes
-        for a in spans:
-            assert made.sizes[made.block_of[a]] >= graph.slots[a].nbytes
-            for b in spans:
-                meet = spans[a][0] <= spans[b][1] and spans[b][0] <= spans[a][1]
-                assert a == b or not meet or made.block_of[a] != made.block_of[b]
+        spans = memory.lifetimes(graph)
+        assert memory.least(graph).nbytes <= memory.plan(graph).nbytes
+        for made in (memory.largest_first(graph), memory.arena(graph)):
+            check_apart(graph, spans, made)
+        place.backend.writes_in_place = True
+        assert memory.least(graph).nbytes <= memory.arena(graph).nbytes
+        place.backend.writes_in_place = False
+
+
+def check_apart(graph, spans, made):
+    """No two slots that live at the same time share a byte."""
+
+    def range_of(slot):
+        at = made.offset_of.get(slot, 0)
+        assert at % ALIGNMENT == 0
+        return made.block_of[slot], at, at + graph.slots[slot].nbytes
+
+    for a in spans:
+        block, begin, end = range_of(a)
+        assert end <= made.sizes[block]
+        for b in spans:
+            meet = spans[a][0] <= spans[b][1] and spans[b][0] <= spans[a][1]
+            other, start, stop = range_of(b)
+            apart = block != other or end <= start or stop <= begin
+            assert a == b or not meet or apart
+
+
+def test_two_small_values_take_the_room_of_a_large_one_in_an_arena(place):
+    graph = Graph(place)
+    sizes = (1024, 256, 512, 512)
+    a, b, c, d = (Handle(graph.slot(n), layout((1,), float32, place)) for n in sizes)
+    steps = [([a], []), ([b], [a]), ([c], [b]), ([d], []), ([], [c, d])]
+    graph.work = [Work(outs, ins, "test", "?") for outs, ins in steps]
+    assert memory.arena(graph).nbytes == 1280 < memory.least(graph).nbytes
+    check_apart(graph, memory.lifetimes(graph), memory.arena(graph))

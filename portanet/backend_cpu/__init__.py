@@ -76,6 +76,8 @@ class Backend:
     def alloc(self, nbytes: int) -> _c.Buffer:
         return _c.alloc(nbytes)
 
+    part = staticmethod(_c.part)
+
     def upload(self, array: np.ndarray, dtype: Dtype) -> _c.Buffer:
         buffer = _c.alloc(array.nbytes)
         if array.nbytes:

@@ -75,6 +75,8 @@ typedef struct {
     PyObject_HEAD
     void *memory;
     int64_t nbytes;
+    PyObject *whole;  // of a part: the buffer whose memory it is in, else NULL
+    int64_t offset;   // and where, in bytes
 } Buffer;
 
 static int collect(void) {
@@ -123,13 +125,37 @@ static PyObject *make_buffer(PyObject *module, PyObject *size) {
     }
     self->memory = memory;
     self->nbytes = nbytes;
+    self->whole = NULL;
+    self->offset = 0;
+    return (PyObject *)self;
+}
+
+// part(buffer, offset, nbytes)
+static PyObject *make_part(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *object;
+    long long offset, nbytes;
+    if (!PyArg_ParseTuple(args, "O!LL", buffer_type, &object, &offset, &nbytes))
+        return NULL;
+    Buffer *whole = (Buffer *)object;
+    if (offset < 0 || nbytes < 0 || nbytes > whole->nbytes - offset)
+        return PyErr_Format(PyExc_ValueError, "part: bytes %lld to %lld of %lld", offset,
+                            offset + nbytes, (long long)whole->nbytes);
+    Buffer *self = PyObject_New(Buffer, buffer_type);
+    if (!self) return NULL;
+    self->memory = (char *)whole->memory + offset;
+    self->nbytes = nbytes;
+    Py_INCREF(object);
+    self->whole = object;
+    self->offset = offset;
     return (PyObject *)self;
 }
 
 static void buffer_dealloc(PyObject *object) {
     Buffer *self = (Buffer *)object;
     PyTypeObject *type = Py_TYPE(object);
-    pn_free(self->memory, self->nbytes);
+    if (self->whole) Py_DECREF(self->whole);
+    else pn_free(self->memory, self->nbytes);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -152,6 +178,8 @@ static PyObject *buffer_repr(PyObject *object) {
 
 static PyMemberDef buffer_members[] = {
     {"nbytes", T_LONGLONG, offsetof(Buffer, nbytes), READONLY, "its size in bytes"},
+    {"whole", T_OBJECT, offsetof(Buffer, whole), READONLY, "what it is a part of, or None"},
+    {"offset", T_LONGLONG, offsetof(Buffer, offset), READONLY, "where it begins there"},
     {NULL, 0, 0, 0, NULL}};
 static PyGetSetDef buffer_getset[] = {
     {"address", buffer_address, NULL, "where it begins, a multiple of 64", NULL},
@@ -618,6 +646,8 @@ static PyObject *set_level(PyObject *module, PyObject *name) {
 
 static PyMethodDef methods[] = {
     {"alloc", make_buffer, METH_O, "A Buffer of so many bytes."},
+    {"part", make_part, METH_VARARGS,
+     "part(buffer, offset, nbytes): a Buffer in the memory of another."},
     {"launch", make_launch, METH_VARARGS,
      "launch(kernel, words, dtypes, options, code, label): a Launch."},
     {"sequence", make_sequence, METH_VARARGS,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import insort
+from dataclasses import dataclass, field
 
+from ..program import ALIGNMENT
 from .graph import Graph
 
 
 @dataclass
 class Memory:
-    """Slot -> the number of the block that holds it, and the bytes of each block."""
+    """Slot -> the number of the block that holds it, and the bytes of each block. Where
+    several lie in one block at the same time, slot -> its first byte."""
 
     block_of: dict[int, int]
     sizes: list[int]
+    offset_of: dict[int, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -53,10 +57,19 @@ def plan(graph: Graph) -> Memory:
 
 
 def least(graph: Graph) -> Memory:
-    """The smaller of `plan` and of what the largest first come to: each takes the smallest
-    block, of those made so far, that nobody needs at the same time, and of equal ones that
-    which stands idle for the shortest time (Pisarchyk and Lee, "Efficient memory management
-    for deep neural net inference", 2020, 5.2)."""
+    """The smallest of the ways to share memory. A device whose launches may read and write
+    parts of one buffer can have them all in one."""
+    backend = graph.device.backend
+    in_place = getattr(backend, "writes_in_place", False) and hasattr(backend, "part")
+    ways = [plan(graph), largest_first(graph)] + ([arena(graph)] if in_place else [])
+    return min(ways, key=lambda m: m.nbytes)
+
+
+def largest_first(graph: Graph) -> Memory:
+    """Each slot, the largest first, takes the smallest block, of those made so far, that
+    nobody needs at the same time, and of equal ones that which stands idle for the shortest
+    time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
+    2020)."""
     spans = lifetimes(graph)
     memory = Memory({}, [])
     taken: list[list[tuple[int, int]]] = []  # of each block
@@ -75,7 +88,32 @@ def least(graph: Graph) -> Memory:
             memory.sizes.append(graph.slots[slot].nbytes)
         taken[block].append((first, last))
         memory.block_of[slot] = block
-    return min(plan(graph), memory, key=lambda m: m.nbytes)
+    return memory
+
+
+def arena(graph: Graph) -> Memory:
+    """All in one block: the largest first, each in the smallest gap between those that live
+    at the same time and are placed already, else behind them (Pisarchyk and Lee, as above,
+    greedy by size for offsets)."""
+    spans = lifetimes(graph)
+    placed: list[tuple[int, int, int, int]] = []  # first byte, end, first and last work
+    memory = Memory(dict.fromkeys(spans, 0), [0])
+    for slot in sorted(spans, key=lambda s: (-graph.slots[s].nbytes, spans[s])):
+        first, last = spans[slot]
+        nbytes = graph.slots[slot].nbytes
+        at, best, end = -1, None, 0
+        for begin, stop, a, b in placed:
+            if last < a or b < first:
+                continue
+            gap = begin - end
+            if gap >= nbytes and (best is None or gap < best):
+                at, best = end, gap
+            end = max(end, stop + -stop % ALIGNMENT)
+        at = end if best is None else at
+        memory.offset_of[slot] = at
+        insort(placed, (at, at + nbytes, first, last))
+        memory.sizes[0] = max(memory.sizes[0], at + nbytes)
+    return memory
 
 
 def _idle(used: list[tuple[int, int]], first: int, last: int) -> int:

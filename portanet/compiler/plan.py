@@ -123,7 +123,10 @@ class Plan:
         self.fixed: list[Any] = [None] * len(graph.slots)
         blocks = [backend.alloc(n) for n in self.memory.sizes]
         for slot, block in self.memory.block_of.items():
-            self.fixed[slot] = blocks[block]
+            at = self.memory.offset_of.get(slot)
+            whole = blocks[block]
+            nbytes = graph.slots[slot].nbytes
+            self.fixed[slot] = whole if at is None else backend.part(whole, at, nbytes)
         home = graph.home()
         self.packed = Packed(graph, backend)
         for slot, whole in home.items():

@@ -598,3 +598,18 @@ def test_a_random_program_gives_the_numbers_of_eager(seed, device):
             w = w.numpy()
             scale = max(1.0, np.abs(w[np.isfinite(w)]).max(initial=0))
             np.testing.assert_allclose(g.numpy(), w, rtol=3e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_regions_of_one_array_have_their_own_values(count, device):
+    """As many as are written by one launch on a GPU."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(count, 4, 4)).astype(np.float32)
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+
+    def run(x, *ws):
+        return pn.concat([pn.cumulative_sum(x @ w, axis=0)[-1:] for w in ws])
+
+    tensors = [pn.tensor(v, device=device) for v in (x, *w)]
+    found = pn.compile(run)(*tensors).numpy()
+    np.testing.assert_array_equal(found, run(*tensors).numpy())

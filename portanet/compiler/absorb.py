@@ -141,7 +141,9 @@ def _build(
     outs = list(w.outs)
     for k, h in enumerate(keep):
         outs.append(along(h, len(p.ins) + k, own_order))
-        results.append(ends[own_order][made[h.slot]])
+        results.append(
+            ends[own_order][list(p.outs).index(h)]
+        )  # not by slot: regions share one
     return w.but(
         label=p.label if p.can_fault and not w.can_fault else w.label,
         outs=outs,

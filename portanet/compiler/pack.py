@@ -145,6 +145,8 @@ def _join(graph: Graph, work: list[Work], replaced, max_operands: int) -> Work |
         _role(graph, h, first, [replaced.get(o.slot) for o in first.outs])
         for h in first.ins
     ]
+    if None in roles:  # what was joined before took an operand
+        return None
     itemsize = graph.device.backend.itemsize
     least = min(itemsize(h.layout.dtype) for h in (*first.outs, *first.ins))
     starts, n = [], 0  # of the members, in elements

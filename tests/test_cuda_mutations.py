@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 TESTS = Path(__file__).parent
 KERNELS = [
     f"tests/test_cuda_{name}.py"
-    for name in ("kernels", "rows", "attention", "normalise")
+    for name in ("kernels", "rows", "attention", "normalise", "recurrent")
 ]
 BARRIER = "__syncthreads();"
 
@@ -163,6 +163,14 @@ FAULTS = (
           "its_gradients and case0", is_sanitized=True),
     Fault("attention: what was summed is not rescaled", "attention.cu",
           "sums[r][n][e] * before[r];", "sums[r][n][e];", "its_gradients and case1"),
+    missing("recurrent: the weights are turned at once", "recurrent.cu",
+            "tile[ty][tx] = WEIGHTS[(long long)(first_l + ty) * SIZE + first_j + tx];\n    ",
+            "", "recurrent_is and lstm and 36"),
+    Fault("recurrent: a row past the last", "recurrent.cu",
+          "row < BATCH && own < SIZE", "own < SIZE", "recurrent_is and lstm and 36"),
+    Fault("recurrent: an element past the last", "recurrent.cu",
+          "GATES == 1 && j + c < SIZE ?", "GATES == 1 ?", "recurrent_is and relu",
+          is_sanitized=True),
     Fault("normalise: parts are replaced while they are read", "normalise.cu",
           "__syncthreads();  // nobody reads the parts before these\n    ", "",
           "layer_norm and 1500"),

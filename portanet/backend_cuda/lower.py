@@ -87,11 +87,16 @@ def words_declared(count: int) -> int:
 
 def text(program: Program, step: Step) -> str:
     """All that is compiled for a step, but for its first line, which names it."""
+    return _text(program, words_declared(len(step.words)), step.defines)
+
+
+@functools.lru_cache(64)  # many steps of a plan may have one text
+def _text(program: Program, words: int, defines: tuple) -> str:
     rows = program.expression is not None and program.expression.has_rows
     names = [f"Y{j}" for j in range(len(program.outputs))]
     names += [f"X{j}" for j in range(len(program.inputs))]
     dtypes = (*program.outputs, *program.inputs)
-    lines = [f"#define PN_WORDS {words_declared(len(step.words))}"]
+    lines = [f"#define PN_WORDS {words}"]
     lines += [
         f"#define PN_{name} {STORED_AS[t]}"
         for name, t in zip(names, dtypes, strict=True)
@@ -99,12 +104,12 @@ def text(program: Program, step: Step) -> str:
     # A number among the options says what may be compiled in; the plan does, or not.
     named = [option for option in program.options if not option.isdigit()]
     lines += [f"#define PN_OPTION_{option} 1" for option in named]
-    lines += [f"#define {name} {value}" for name, value in step.defines]
-    kernel = with_headers(file_text(f"{step.entry if rows else program.kernel}.cu"))
+    lines += [f"#define {name} {value}" for name, value in defines]
+    kernel = with_headers(file_text(f"{'rows' if rows else program.kernel}.cu"))
     if rows:
-        kernel = over_rows(program, kernel, dict(step.defines))
+        kernel = over_rows(program, kernel, dict(defines))
     elif program.expression is not None:
-        kernel = elementwise(program, kernel, dict(step.defines))
+        kernel = elementwise(program, kernel, dict(defines))
     parts = ["\n".join(lines), file_text("pn.cuh"), scalars_of(kernel), kernel]
     return "\n".join(parts)
 

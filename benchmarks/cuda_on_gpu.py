@@ -315,6 +315,50 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
         for is_causal in (False, True):
             yield lambda dtype=dtype, causal=is_causal: attention(dtype, causal)
 
+    # Gradients of half the squared result, for each input.
+    def gradients(name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3) -> Work:
+        every = tuple(range(len(arrays)))
+
+        def mine(*xs):
+            return pn.grad(lambda *xs: (ours(*xs) ** 2).sum() / 2, every)(*xs)[0]
+
+        def other(t, *xs):
+            xs = [x.detach().requires_grad_() for x in xs]
+            return t.autograd.grad((theirs(t, *xs) ** 2).sum() / 2, xs)[0]
+
+        return Work(name, arrays, "float32", mine, other, nbytes, flops, off)
+
+    def layer_norm_gradients() -> Work:
+        x = normal(8192, 1024)
+        return gradients(
+            "layer_norm gradients", (x, one(x), one(x)),
+            lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
+            lambda t, x, w, b: t.nn.functional.layer_norm(x, x.shape[-1:], w, b),
+            nbytes=8 * 4.0 * x.size,
+        )  # fmt: skip
+
+    def batch_norm_gradients() -> Work:
+        x = normal(128, 64, 56, 56)
+        return gradients(
+            "batch_norm gradients", (x, one(x), one(x)),
+            lambda x, w, b: f.batch_norm(x, None, None, w, b, training=True),
+            lambda t, x, w, b: t.nn.functional.batch_norm(x, None, None, w, b, True),
+            nbytes=9 * 4.0 * x.size,
+        )  # fmt: skip
+
+    def attention_gradients() -> Work:
+        q = normal(4, 16, 2048, 64)
+        batch, heads, length, width = q.shape
+        return gradients(
+            "attention gradients", (q, q, q), f.scaled_dot_product_attention,
+            lambda t, *x: t.nn.functional.scaled_dot_product_attention(*x),
+            flops=14.0 * batch * heads * length**2 * width,
+        )  # fmt: skip
+
+    yield layer_norm_gradients
+    yield batch_norm_gradients
+    yield attention_gradients
+
 
 def compare(work: Work, torch: Any) -> dict[str, Any]:
     """Median milliseconds of both, in turn, after their results agree."""

@@ -11,7 +11,7 @@ import pytest
 
 import portanet as pn
 from portanet.devices import get
-from portanet.testing import check_grads
+from portanet.testing import assert_close, check_grads
 from tests.conftest import PRESENT
 
 MB = 1 << 20
@@ -579,3 +579,27 @@ def test_a_buffer_that_the_collector_gave_back_can_be_used_again(device):
     command = [sys.executable, "-c", DEAD_BUFFER, device]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[:300]
+
+
+@pytest.mark.parametrize("n", [1, 31, 33, 1100])
+def test_running_products_have_their_gradients_at_zeros_too(n, device):
+    rng = np.random.default_rng(n)
+    x = rng.uniform(0.8, 1.2, (3, n)) * np.sign(rng.normal(size=(3, n)))
+    for row, zeros in enumerate((0, 1, 3)):
+        x[row, rng.integers(0, n, zeros)] = 0
+    g = rng.normal(size=(3, n))
+    want = np.zeros((3, n))
+    for k in range(n):
+        rest = np.where(np.arange(n) == k, 1, x)
+        want[:, k] = (g * np.cumprod(rest, -1))[:, k:].sum(-1)
+    t, h = (pn.tensor(v.astype(np.float32), device=device) for v in (x, g))
+    t.requires_grad_()
+    (found,) = pn.gradients(pn.cumulative_prod(t, axis=-1), [t], h)
+    # Rounded products of up to n factors, relative to the largest.
+    assert_close(found, want, atol=2e-5 * np.abs(want).max())
+
+
+def test_running_products_have_second_gradients_past_a_row_of_the_table():
+    x = np.random.default_rng(0).uniform(0.5, 1.5, (2, 40))
+    x[0, 7] = x[1, 3] = x[1, 20] = 0
+    check_grads(lambda t: pn.cumulative_prod(t, axis=-1), pn.tensor(x), order=2)

@@ -11,7 +11,15 @@ from ..op import Case, Op, Spec
 from . import elementwise as e
 from .index import take_along_axis
 from .reduce import _wide, sum
-from .shape import broadcast_to, flip, moveaxis, normalise_axis, reshape
+from .shape import (
+    broadcast_to,
+    flip,
+    moveaxis,
+    normalise_axis,
+    pad,
+    reshape,
+    split,
+)
 
 
 def _lower_scan(emit, x, *, which, mode):
@@ -68,16 +76,49 @@ def _scan_grad(g, y, x, *, which, mode):
 
 
 def _cumprod_grad(g, x, mode):
-    """dy[i]/dx[k] is the product of x[j], j <= i, without x[k]: a sum over i of rows of an
-    (n, n) table, so that zeros are right. Quadratic in n."""
-    n = x.shape[-1]
-    table = broadcast_to(reshape(x, (*x.shape[:-1], 1, n)), (*x.shape[:-1], n, n))
-    row, column = _places(x, n)
-    without = e.where(e.equal(row, column), 1, table)  # row k leaves x[k] out
-    runs = _scan(without, which="prod", mode=mode)  # [k, i]
-    reaches = e.less_equal(row, column) if mode == "inclusive" else e.less(row, column)
-    parts = e.multiply(e.where(reaches, runs, 0), reshape(g, (*g.shape[:-1], 1, n)))
-    return sum(parts, axis=-1)
+    """dy[i]/dx[k] is the product of x[j], j <= i, without x[k]; so the gradient is that of
+    x[j], j < k, times h[k] = g[k] + x[k + 1] h[k + 1]. No division, so that zeros are right."""
+    g = g if mode == "inclusive" else _shifted(g)
+    before = _scan(x, which="prod", mode="exclusive")
+    return e.multiply(before, _recurrence(_shifted(x), g))
+
+
+def _shifted(x):
+    """x[1:] and a 0, along the last axis."""
+    n, borders = x.shape[-1], [(0, 0)] * (len(x.shape) - 1)
+    return pad(split(x, [1, n - 1], axis=-1)[1], (*borders, (0, 1))) if n else x
+
+
+ROW = 8  # of a table of products
+
+
+def _recurrence(a, g):
+    """h[k] = g[k] + a[k] h[k + 1] along the last axis, h[n] = 0. By rows of ROW: each alone,
+    then what comes into it from the next one, which is the same problem for the rows."""
+    (*lead, n), rows = g.shape, -(-g.shape[-1] // ROW)
+    if n <= ROW:
+        return _alone(a, g)[0]
+    more = rows * ROW - n
+    borders = (*[(0, 0)] * len(lead), (0, more))
+    a, g = (reshape(pad(v, borders), (*lead, rows, ROW)) for v in (a, g))
+    own, through = _alone(a, g)
+    first = [split(v, [1, ROW - 1], axis=-1)[0] for v in (through, own)]
+    after = _shifted(_recurrence(*(reshape(v, (*lead, rows)) for v in first)))
+    h = e.add(own, e.multiply(through, reshape(after, (*lead, rows, 1))))
+    return split(reshape(h, (*lead, rows * ROW)), [n, more], axis=-1)[0]
+
+
+def _alone(a, g):
+    """h of a row, by an (n, n) table, and the products of a[k] to the last."""
+    *lead, n = a.shape
+    row, column = _places(a, n)
+    table = broadcast_to(reshape(a, (*lead, 1, n)), (*lead, n, n))
+    table = e.where(e.less(column, row), 1, table)
+    runs = _scan(table, which="prod", mode="inclusive")  # [k, i]: a[k] to a[i]
+    reaching = e.where(e.less(column, row), 0, runs)
+    later = sum(e.multiply(reaching, reshape(_shifted(g), (*lead, 1, n))), axis=-1)
+    through = split(runs, [n - 1, 1], axis=-1)[1] if n else runs
+    return e.add(g, later), reshape(through, a.shape)
 
 
 def _places(x, n):
@@ -102,7 +143,6 @@ _scan = Op(
             for s in ((7,), (3, 5), (2, 1), (3, 0), (2, 3, 4), (2, 300))
             for w in ("sum", "prod")
             for m in ("inclusive", "exclusive")
-            if not (w == "prod" and s == (2, 300))
         ]
         + [
             Case(

@@ -15,7 +15,9 @@ import pytest
 from portanet.backend_cuda import matmul, plan_of, scan, scatter
 from portanet.backend_cuda.plan import Gpu
 from portanet.dtypes import as_dtype
+from portanet.op import OPS
 from portanet.program import Program
+from portanet.scalars import trace
 
 from . import test_kernels_cpu as cases
 from .test_kernels_cpu import NUMBERS, check_matmul, check_reduce, draw, layouts
@@ -537,6 +539,17 @@ def product(name, m, n, k, turned=""):
     return program("matmul", name, (name, name)), words
 
 
+def with_gelu(name, m, n, k, options=()):
+    """A product that keeps itself and its GELU after a bias."""
+    made, words = product(name, m, n, k)
+    t = as_dtype(name)
+    expression = trace(
+        lambda y, b: (OPS["gelu"].formula(y + b, approximate="none"), y), (t, t)
+    )
+    made = Program("matmul", (t, t), (t,) * 3, options, expression, "cccv", 2)
+    return made, [*words, m * n, 0, 0, 0, 0, m, n, 0, 1]
+
+
 def reduction(which, name, kept, reduced, is_column=False):
     out = {"any": "bool", "argmax": "int32"}.get(which, name)
     strides = (1, kept) if is_column else (reduced, 1)
@@ -597,6 +610,12 @@ CODE = {
     "matmul": (product("float32", 4096, 4096, 4096), {"LDG.E.128": 2, "FFMA": 512}),
     "matmul a.T": (product("float32", 4096, 4096, 4096, "a"), {"LDG.E.128": 2}),
     "matmul b.T": (product("float32", 4096, 4096, 4096, "b"), {"LDG.E.128": 2}),
+    "matmul, GELU": (with_gelu("float32", 4096, 4096, 4096), {"LDG.E.128": 2}),
+    "matmul, GELU odd": (with_gelu("float32", 4097, 4095, 4095), {"FFMA": 512}),
+    "matmul, GELU split": (with_gelu("float32", 64, 64, 65536), {"LDG.E.128": 2}),
+    "mma tf32, GELU": (
+        with_gelu("float32", 4096, 4096, 4096, ("tf32",)), {"HMMA": 8}
+    ),
     "matmul odd": (product("float32", 4097, 4095, 4095), {"FFMA": 512}),
     "matmul middle": (product("float32", 768, 768, 768), {"LDG.E.128": 2, "FFMA": 256}),
     "matmul split": (product("float32", 64, 64, 65536), {"LDG.E.128": 2}),

@@ -113,7 +113,7 @@ FAULTS = (
           "if (o >= (count_t)P[3]) return;", "if (o > (count_t)P[3] + 4) return;",
           "rows_and_columns and max"),
     Fault("tile: a column past the last is written", "matmul.cu",
-          "            if (j >= p.n) continue;\n            pn_pack", "            pn_pack",
+          "            if (j >= q.n) continue;\n", "",
           "every_layout and shape0"),
     Fault("tile: a row past the last is read", "matmul.cu",
           "if (i >= size) i = size - VECTOR_ACROSS;", "",

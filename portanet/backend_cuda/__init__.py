@@ -152,6 +152,7 @@ class Backend:
     dtypes = frozenset(ALL)
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
+    epilogues = frozenset({"matmul"})
     writes_in_place = True
     has_tf32 = True  # where the GPU has it; plans know
 

@@ -7,11 +7,6 @@
 
 #define W(k) ((PN_INDEX)P[k])
 
-PN_DEVICE int pn_quotient(int a, int b) { return (int)((unsigned)a / (unsigned)b); }
-PN_DEVICE long long pn_quotient(long long a, long long b) {
-    return (long long)((unsigned long long)a / (unsigned long long)b);
-}
-
 template <class T> struct alignas(PN_VECTOR * sizeof(T)) pack {
     T at[PN_VECTOR];
 };

@@ -19,21 +19,15 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     assert program.expression is not None
     if program.expression.has_rows:
         return rows.plan(program, words, gpu)
-    n, rank, modes = words[0], program.rank, program.modes
+    n, modes = words[0], program.modes
     operands = len(modes)
-    offsets = words[1 : 1 + operands]
-    shape = words[1 + operands : 1 + operands + rank]
-    rest = words[1 + operands + rank :]
-    strides = {}
-    for k, mode in enumerate(modes):
-        if mode == "v":
-            strides[k], rest = rest[:rank], rest[rank:]
+    offsets, shape, strides = _views(program, words)
     vector = _neighbours(program, offsets, shape, strides)
     together = "".join(
         "o" if mode == "s" or mode == "v" and vector > 1 and not strides[k][-1] else "p"
         for k, mode in enumerate(modes)
     )
-    index = "int" if _is_small(n, offsets, shape, strides) else "long long"
+    index = index_of(program, words)
     defines = (
         ("PN_VECTOR", vector),
         ("PN_INDEX", index),
@@ -49,6 +43,25 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         defines,
     )
     return Plan((step,))
+
+
+def _views(program: Program, words: Sequence[int]):
+    """Offsets, shape, and the strides of each operand of mode "v", by its number."""
+    operands, rank = len(program.modes), program.rank
+    offsets = words[1 : 1 + operands]
+    shape = words[1 + operands : 1 + operands + rank]
+    rest = words[1 + operands + rank :]
+    strides: dict[int, Sequence[int]] = {}
+    for k, mode in enumerate(program.modes):
+        if mode == "v":
+            strides[k], rest = rest[:rank], rest[rank:]
+    return offsets, shape, strides
+
+
+def index_of(program: Program, words: Sequence[int]) -> str:
+    """The C type of positions."""
+    is_small = _is_small(words[0], *_views(program, words))
+    return "int" if is_small else "long long"
 
 
 def _neighbours(program: Program, offsets, shape, strides) -> int:

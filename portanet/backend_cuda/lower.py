@@ -93,6 +93,8 @@ def text(program: Program, step: Step) -> str:
 @functools.lru_cache(64)  # many steps of a plan may have one text
 def _text(program: Program, words: int, defines: tuple) -> str:
     rows = program.expression is not None and program.expression.has_rows
+    if program.has_epilogue and "PN_EPILOGUE" not in dict(defines):
+        program = program.without_epilogue  # a step before the one that applies it
     names = [f"Y{j}" for j in range(len(program.outputs))]
     names += [f"X{j}" for j in range(len(program.inputs))]
     dtypes = (*program.outputs, *program.inputs)
@@ -108,6 +110,8 @@ def _text(program: Program, words: int, defines: tuple) -> str:
     kernel = with_headers(file_text(f"{'rows' if rows else program.kernel}.cu"))
     if rows:
         kernel = over_rows(program, kernel, dict(defines))
+    elif program.has_epilogue:
+        kernel = epilogue(program, dict(defines)) + kernel
     elif program.expression is not None:
         kernel = elementwise(program, kernel, dict(defines))
     parts = ["\n".join(lines), file_text("pn.cuh"), scalars_of(kernel), kernel]
@@ -156,6 +160,40 @@ def elementwise(program: Program, template: str, defines: dict) -> str:
         body="\n".join(f"    {line}" for line in lines),
         kernel="\n".join(f"    {line}" for line in _kernel(program, defines)),
     )
+
+
+def epilogue(program: Program, defines: dict) -> str:
+    """What a kernel calls for each element of its result; see matmul.cu."""
+    made = program.epilogue
+    assert made.expression is not None
+    own = len(program.inputs) - len(made.inputs) + 1  # the kernel's inputs
+    outputs = [f"PN_Y{j} *y{j}" for j in range(len(made.outputs))]
+    further = [f"const PN_X{j} *x{j}" for j in range(own, len(program.inputs))]
+    names = [f"y{j}" for j in range(len(made.outputs))]
+    names += [f"x{j}" for j in range(own, len(program.inputs))]
+    kind = COMPUTED_AS[made.inputs[0].compute]
+    at = positions(made, "i")
+    in_rows = ["const PN_PLACE c0 = row, c1 = column;"]
+    lines = in_rows if defines["PN_IN_ROWS"] else coordinates(made, "i")
+    for j in range(1, len(made.inputs)):
+        place = at[len(made.outputs) + j]
+        lines.append(f"const auto v{j} = pn_load(x{own + j - 1}, {place});")
+    lines += body(made.expression)
+    for j, value in enumerate(made.expression.outputs):
+        lines.append(f"pn_store(y{j}, {at[j]}, v{value});")
+    parameters = ["const pn_words &P", "PN_PLACE i", "PN_PLACE row", "PN_PLACE column"]
+    parameters += [f"{kind} v0", *outputs, *further]
+    text = [
+        f"#define PN_RESULT {STORED_AS[made.inputs[0]]}",
+        f"#define PN_RESULTS {', '.join(outputs)}",
+        f"#define PN_FURTHER {''.join(f', {x}' for x in further)}",
+        f"#define PN_OPERANDS {', '.join(names)}",
+        "#define W(k) ((PN_PLACE)P[PN_EPILOGUE + (k)])",
+        f"PN_DEVICE void pn_epilogue({', '.join(parameters)}) {{",
+        *(f"    {line.replace('PN_INDEX', 'PN_PLACE')}" for line in lines),
+        "}",
+    ]
+    return "\n".join(text) + "\n"
 
 
 def _kernel(program: Program, defines: dict) -> list[str]:

@@ -14,6 +14,11 @@
 // that are few.
 //
 // A text holds one entry, PN_STEP_name. PN_SPLIT: y is partial, of the compute type.
+//
+// With an epilogue lower.py puts in front: PN_RESULT, the type of y; PN_RESULTS and
+// PN_FURTHER, the parameters in place of y and behind b; PN_OPERANDS, their names; and
+// pn_epilogue, which takes an element of y and stores what becomes of it. Its words, from
+// number PN_EPILOGUE on, follow those above.
 #include "tile.cuh"
 #if defined(PN_STEP_mma)
 #include "mma.cuh"
@@ -21,12 +26,41 @@
 #include "wgmma.cuh"
 #endif
 
+#if !defined(PN_EPILOGUE)
+#define PN_RESULT PN_Y0
+#define PN_RESULTS Target *__restrict__ y
+#define PN_FURTHER
+#endif
+
 typedef PN_INDEX index_t;
-typedef pn_compute<PN_Y0> T;
+typedef pn_compute<PN_RESULT> T;
 #if PN_SPLIT
 typedef T Target;
 #else
-typedef PN_Y0 Target;
+typedef PN_RESULT Target;
+#endif
+
+// Where sums go. PN_KEEP: element o, in row i (through the batches) and column j.
+// PN_KEEP_SOME: N neighbours from row i and column j on of matrix `which` of m x n.
+#if defined(PN_EPILOGUE)
+#define PN_KEEP(o, i, j, sum) \
+    pn_epilogue(P, (PN_PLACE)(o), (PN_PLACE)(i), (PN_PLACE)(j), sum, PN_OPERANDS)
+#define PN_KEEP_SOME(N, which, m, n, i, j, sums)                      \
+    {                                                                 \
+        const PN_PLACE row = (PN_PLACE)(which) * (m) + (i);           \
+        _Pragma("unroll") for (int v = 0; v < N; v++)                 \
+            PN_KEEP(row * (n) + (j) + v, row, (j) + v, (sums)[v]);    \
+    }
+#else
+#define PN_KEEP(o, i, j, sum) pn_store(y, o, sum)
+template <int N> PN_DEVICE void keep_some(Target *y, const T *sums) {
+    pn_pack<Target, N> made;
+#pragma unroll
+    for (int v = 0; v < N; v++) pn_convert(&made.at[v], sums[v]);
+    *(pn_pack<Target, N> *)y = made;
+}
+#define PN_KEEP_SOME(N, which, m, n, i, j, sums) \
+    keep_some<N>(y + (long long)(which) * (m) * (n) + (long long)(i) * (n) + (j), sums)
 #endif
 
 struct Batch {
@@ -98,45 +132,52 @@ struct Part {
     int row, column, m, n, begin, end;
     Batch at;
 };
-PN_DEVICE Part part_of(const pn_words &P) {
+PN_DEVICE Part part_of(const pn_words &P, unsigned block) {
     const unsigned down = (unsigned)((P[3] + PN_BM - 1) / PN_BM);
     const unsigned across = (unsigned)((P[4] + PN_BN - 1) / PN_BN);
     Part p;
-    p.which = blockIdx.x / (down * across);
+    p.which = block / (down * across);
     const unsigned split = p.which / (unsigned)P[2];
-    place_of(blockIdx.x - p.which * down * across, down, across, p.row, p.column);
+    place_of(block - p.which * down * across, down, across, p.row, p.column);
     p.at = batch_at(P, p.which - split * (unsigned)P[2]);
     p.m = (int)P[3], p.n = (int)P[4];
     p.begin = (int)((long long)split * P[1]);
     p.end = p.begin + P[1] < P[5] ? p.begin + (int)P[1] : (int)P[5];
     return p;
 }
+// The same after the sums: with an epilogue there are no registers to keep it in.
+PN_DEVICE Part again(const pn_words &P, const Part &p) {
+#if defined(PN_EPILOGUE)
+    unsigned block = blockIdx.x;
+    asm volatile("" : "+r"(block));
+    return part_of(P, block);
+#else
+    return p;
+#endif
+}
 #endif
 
 #if defined(PN_STEP_tile)
 typedef pn_tile<T, PN_BM, PN_BN, PN_BK, PN_TM, PN_TN> Tile;
 PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), PN_BLOCKS)
-(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
-    const Part p = part_of(P);
+(PN_RESULTS, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b PN_FURTHER, PN_P P) {
+    const Part p = part_of(P, blockIdx.x);
     const Matrix<PN_X0, PN_A_VECTOR, PN_A_ALONG_L> rows = {
         a + p.at.a, (index_t)P[8], (index_t)P[9], p.m, p.end};
     const Matrix<PN_X1, PN_B_VECTOR, PN_B_ALONG_L> columns = {
         b + p.at.b, (index_t)P[12], (index_t)P[11], p.n, p.end};
     T sums[PN_TM][PN_TN];
     Tile::multiply(rows, columns, p.row, p.column, p.begin, p.end, sums);
-    y += (long long)p.which * p.m * p.n;
+    const Part q = again(P, p);
 #pragma unroll
     for (int r = 0; r < PN_TM; r++) {
-        const int i = p.row + Tile::row(r);
-        if (i >= p.m) continue;
+        const int i = q.row + Tile::row(r);
+        if (i >= q.m) continue;
 #pragma unroll
         for (int c = 0; c < PN_TN; c += PN_Y_VECTOR) {
-            const int j = p.column + Tile::column(c);
-            if (j >= p.n) continue;
-            pn_pack<Target, PN_Y_VECTOR> made;
-#pragma unroll
-            for (int v = 0; v < PN_Y_VECTOR; v++) pn_convert(&made.at[v], sums[r][c + v]);
-            *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * p.n + j) = made;
+            const int j = q.column + Tile::column(c);
+            if (j >= q.n) continue;
+            PN_KEEP_SOME(PN_Y_VECTOR, q.which, q.m, q.n, i, j, sums[r] + c);
         }
     }
 }
@@ -148,9 +189,9 @@ typedef pn_mma_tile<PN_X0, PN_BM, PN_BN, PN_WM, PN_WN, PN_STAGES, PN_A_ALONG_L, 
     Tile;
 static_assert(PN_SHARED_BYTES == PN_STAGES * Tile::STAGE, "matmul.py knows the bytes");
 PN_ENTRY(mma, PN_BM / PN_WM * (PN_BN / PN_WN) * 32, PN_BLOCKS)
-(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+(PN_RESULTS, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b PN_FURTHER, PN_P P) {
     PN_DYNAMIC_SHARED(uint4, shared);
-    const Part p = part_of(P);
+    const Part p = part_of(P, blockIdx.x);
     const Matrix<PN_X0, PN_A_VECTOR, PN_A_ALONG_L> rows = {
         a + p.at.a, (index_t)P[8], (index_t)P[9], p.m, p.end};
     const Matrix<PN_X1, PN_B_VECTOR, PN_B_ALONG_L> columns = {
@@ -158,20 +199,16 @@ PN_ENTRY(mma, PN_BM / PN_WM * (PN_BN / PN_WN) * 32, PN_BLOCKS)
     float sums[PN_WM / 16][PN_WN / 8][4];
     Tile::multiply<(PN_A_VECTOR > 1), (PN_B_VECTOR > 1)>(
         (char *)shared, rows, columns, p.row, p.column, p.begin, p.end, sums);
-    y += (long long)p.which * p.m * p.n;
+    const Part q = again(P, p);
 #pragma unroll
     for (int r = 0; r < PN_WM / 16; r++)
 #pragma unroll
         for (int c = 0; c < PN_WN / 8; c++)
 #pragma unroll
             for (int e = 0; e < 4; e += PN_Y_VECTOR) {
-                const int i = p.row + Tile::row(r, e), j = p.column + Tile::column(c, e);
-                if (i >= p.m || j >= p.n) continue;
-                pn_pack<Target, PN_Y_VECTOR> made;
-#pragma unroll
-                for (int v = 0; v < PN_Y_VECTOR; v++)
-                    pn_convert(&made.at[v], sums[r][c][e + v]);
-                *(pn_pack<Target, PN_Y_VECTOR> *)(y + (long long)i * p.n + j) = made;
+                const int i = q.row + Tile::row(r, e), j = q.column + Tile::column(c, e);
+                if (i >= q.m || j >= q.n) continue;
+                PN_KEEP_SOME(PN_Y_VECTOR, q.which, q.m, q.n, i, j, sums[r][c] + e);
             }
 }
 PN_EXPORT(mma)
@@ -294,7 +331,7 @@ PN_DEVICE T plus(T sum, const PN_X0 *a, index_t i, const PN_X1 *b, index_t j) {
 
 #if defined(PN_STEP_each)
 PN_ENTRY(each, 128)
-(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+(PN_RESULTS, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b PN_FURTHER, PN_P P) {
     const unsigned m = (unsigned)P[3], n = (unsigned)P[4], batches = (unsigned)P[2];
     const long long o = (long long)blockIdx.x * 128 + threadIdx.x;
     if (o >= P[0] * batches * m * n) return;
@@ -318,7 +355,7 @@ PN_ENTRY(each, 128)
     }
     for (; l < count; l++, left += a_step, top += b_step)
         sums[0] = plus(sums[0], a, left, b, top);
-    pn_store(y, o, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+    PN_KEEP(o, row, j, (sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 PN_EXPORT(each)
 #endif
@@ -326,7 +363,7 @@ PN_EXPORT(each)
 #if defined(PN_STEP_dots)
 // The four warps of a block take neighbouring elements. PN_VECTOR neighbours along l a load.
 PN_ENTRY(dots, 128)
-(Target *__restrict__ y, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b, PN_P P) {
+(PN_RESULTS, const PN_X0 *__restrict__ a, const PN_X1 *__restrict__ b PN_FURTHER, PN_P P) {
     const unsigned m = (unsigned)P[3], n = (unsigned)P[4], batches = (unsigned)P[2];
     const long long o = (long long)blockIdx.x * 4 + threadIdx.x / 32;
     if (o >= P[0] * batches * m * n) return;  // the whole warp
@@ -358,19 +395,19 @@ PN_ENTRY(dots, 128)
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)
         sum += __shfl_down_sync(0xffffffffu, sum, distance);
-    if (threadIdx.x % 32 == 0) pn_store(y, o, sum);
+    if (threadIdx.x % 32 == 0) PN_KEEP(o, row, j, sum);
 }
 PN_EXPORT(dots)
 #endif
 
 #if defined(PN_STEP_combine)
 // y[o] = sum over s of partial[s, o]. words: splits, outputs
-PN_ENTRY(combine, 256)(PN_Y0 *__restrict__ y, const T *__restrict__ partial, PN_P P) {
+PN_ENTRY(combine, 256)(PN_RESULTS, const T *__restrict__ partial PN_FURTHER, PN_P P) {
     const long long o = (long long)blockIdx.x * 256 + threadIdx.x, outputs = P[1];
     if (o >= outputs) return;
     T sum = 0;
     for (int s = 0; s < (int)P[0]; s++) sum += partial[s * outputs + o];
-    pn_store(y, o, sum);
+    PN_KEEP(o, 0, 0, sum);
 }
 PN_EXPORT(combine)
 #endif

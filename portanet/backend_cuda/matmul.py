@@ -6,10 +6,11 @@ What decides is sizes, strides and the kind of GPU, so a result depends on these
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..dtypes import Dtype, bfloat16, float16, float32
 from ..program import Program
+from . import elementwise
 from .plan import Gpu, Plan, Step, TensorMap, ceil_div, index_type
 
 
@@ -53,7 +54,49 @@ ENOUGH = 128  # blocks to fill a GPU with; smaller tiles or splits are taken for
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
-    """One launch; two if the sum is split."""
+    """One launch; two if the sum is split. The last one applies the epilogue."""
+    own = 11 + 3 * words[4]
+    made = _plain(program.without_epilogue, words[:own], gpu)
+    if not program.has_epilogue or not made.steps:
+        return made
+    return with_epilogue(program, made, words[own:], words[2])
+
+
+def with_epilogue(
+    program: Program, made: Plan, after: Sequence[int], columns: int
+) -> Plan:
+    """The plan of a kernel of two inputs whose last step applies the epilogue, of words
+    `after`, where it would store; `columns`: of the result, for the steps that know them."""
+    ending, k = program.epilogue, len(program.outputs)
+    total = k + len(program.inputs)
+
+    def numbers(operands: tuple[int, ...]) -> list[int]:
+        """Those of the inputs and the temporaries, which follow more operands now."""
+        return [i - 1 + k if i < 3 else i - 3 + total for i in operands]
+
+    *before, last = made.steps
+    steps = [replace(step, operands=tuple(numbers(step.operands))) for step in before]
+    knows = last.entry != "combine"
+    in_rows = knows and ending.rank == 2 and after[2 + len(ending.modes)] == columns
+    defines = (
+        ("PN_EPILOGUE", len(last.words)),
+        ("PN_PLACE", elementwise.index_of(ending, after)),
+        ("PN_IN_ROWS", int(in_rows)),
+    )
+    assert last.operands[0] == 0
+    steps.append(
+        replace(
+            last,
+            operands=(*range(k), *numbers(last.operands[1:]), *range(k + 2, total)),
+            words=(*last.words, *after),
+            defines=(*last.defines, *defines),
+        )
+    )
+    return Plan(tuple(steps), made.temporaries)
+
+
+def _plain(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
+    """Without an epilogue."""
     batch, m, n, k, rank = words[:5]
     outputs = batch * m * n
     if outputs == 0:

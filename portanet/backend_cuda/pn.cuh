@@ -139,6 +139,12 @@ template <class T, int N> struct alignas(sizeof(T) * N) pn_pack {
     T at[N];
 };
 
+// a / b of indices that are not negative.
+PN_DEVICE int pn_quotient(int a, int b) { return (int)((unsigned)a / (unsigned)b); }
+PN_DEVICE long long pn_quotient(long long a, long long b) {
+    return (long long)((unsigned long long)a / (unsigned long long)b);
+}
+
 // ---- Faults, as portanet/program.py numbers them. The first one is kept until a read.
 
 enum { PN_INDEX_OUT_OF_RANGE = 1, PN_NAN_TO_INTEGER = 2 };

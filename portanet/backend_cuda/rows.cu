@@ -15,11 +15,6 @@
 #define WARPS (PN_T / 32)
 #define ALL 0xffffffffu
 
-PN_DEVICE int pn_quotient(int a, int b) { return (int)((unsigned)a / (unsigned)b); }
-PN_DEVICE long long pn_quotient(long long a, long long b) {
-    return (long long)((unsigned long long)a / (unsigned long long)b);
-}
-
 struct pn_sum {
     template <class C> static PN_MEMBER C start() { return 0; }
     template <class C> static PN_MEMBER C of(C a, C b) { return a + b; }

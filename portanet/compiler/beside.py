@@ -8,7 +8,7 @@ as that is little.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 
 from ..arrays import Handle
@@ -87,16 +87,11 @@ def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
     return replace(p, label="") if apart else None
 
 
-def _touched(graph: Graph, slots: Iterable[int]) -> set[int]:
-    """The slots, and those inside them."""
-    return {s for slot in slots for s in (slot, *graph.packs.get(slot, ()))}
-
-
 def _needs(graph: Graph, w: Work, group: _Group, alike: bool) -> bool:
     """Whether w must run after the group, or the group before it. Work that is `alike` may
     write another region of the same array."""
-    reads, writes = (_touched(graph, (h.slot for h in hs)) for hs in (w.ins, w.outs))
-    outs, ins = _touched(graph, group.outs), _touched(graph, group.ins)
+    reads, writes = (graph.touched(h.slot for h in hs) for hs in (w.ins, w.outs))
+    outs, ins = graph.touched(group.outs), graph.touched(group.ins)
     if reads & outs or writes & ins:
         return True
     if not writes & outs:

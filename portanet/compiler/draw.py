@@ -18,10 +18,10 @@ def _levels(plan: Plan) -> list[int]:
     level_of: dict[int, int] = {}  # slot -> level of its last writer
     levels = []
     for w in plan.graph.work:
-        level = 1 + max((level_of.get(h.slot, -1) for h in w.ins), default=-1)
+        read = plan.graph.touched(h.slot for h in w.ins)
+        level = 1 + max((level_of.get(s, -1) for s in read), default=-1)
         levels.append(level)
-        for h in w.outs:
-            level_of[h.slot] = level
+        level_of |= dict.fromkeys(plan.graph.touched(h.slot for h in w.outs), level)
     return levels
 
 
@@ -30,9 +30,10 @@ def _edges(plan: Plan) -> list[tuple[int, int]]:
     last: dict[int, int] = {}
     found = set()
     for i, w in enumerate(plan.graph.work):
-        found.update((last[h.slot], i) for h in w.ins if h.slot in last)
-        for h in w.outs:
-            last[h.slot] = i
+        found.update(
+            (last[s], i) for s in plan.graph.touched(h.slot for h in w.ins) if s in last
+        )
+        last |= dict.fromkeys(plan.graph.touched(h.slot for h in w.outs), i)
     return sorted(found)
 
 

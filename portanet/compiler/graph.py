@@ -6,7 +6,7 @@ merge it; all other work is a kernel with its words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,10 @@ class Graph:
     def home(self) -> dict[int, int]:
         """Slot that lies in another -> that one."""
         return {s: whole for whole, parts in self.packs.items() for s in parts}
+
+    def touched(self, slots: Iterable[int]) -> set[int]:
+        """The slots, and those that lie in them."""
+        return {s for slot in slots for s in (slot, *self.packs.get(slot, ()))}
 
     def slot(self, nbytes: int, source: Source | None = None) -> int:
         self.slots.append(Slot(nbytes, source))

@@ -111,6 +111,21 @@ def test_the_suites_of_benchmarks_run():
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
+def test_a_side_of_the_operators_answers():
+    """Its other side is PyTorch, which is no dependency."""
+    script = os.path.join(ROOT, "benchmarks", "operators.py")
+    done = subprocess.run(
+        [sys.executable, script, "--serve", "portanet"],
+        input="forward 0\n2\ninput 0\nweight 0\n1\nbackward 24\n1\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [type(a) for a in answers] == [list, float, list, list, float, list, float]
+    assert all(np.isfinite(a).all() for a in answers)
+
+
 def test_host_cost_runs(tmp_path):
     record = tmp_path / "host_cost.json"
     script = os.path.join(ROOT, "benchmarks", "host_cost.py")

@@ -1,5 +1,5 @@
-// Attention and its gradients, by tiles: no score is kept. Words and buffers: program.py's
-// neighbour of attention, portanet/ops/attention.py.
+// Attention and its gradients, by tiles: no score is kept. Words: _words of
+// portanet/ops/attention.py.
 //
 //   forward  y[i] = sum over j of p[i, j] v[j],  p = softmax(scale q k^T + mask)
 //   queries  dq[i] = scale sum over j of ds[i, j] k[j],  ds = p (dy v^T - dy . y)
@@ -371,7 +371,7 @@ PN_DEVICE void products(const Sides &m, T *shared, int first, int at, bool is_fi
     }
 }
 
-// The slice n of the other side's columns, if it is not there: one of rows, one of rows_of_dp.
+// The slices of the other side that begin at a column, if they are not what is there.
 PN_DEVICE void fetch(const Sides &m, T *shared, int at, int column) {
     const int width = m.own.width, values = m.own_of_dp.width;
     if (width <= SLICE && values <= SLICE) return;

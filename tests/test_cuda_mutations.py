@@ -8,6 +8,7 @@ they pass: the files in KERNELS run them so.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -195,53 +196,73 @@ def sanitizer():
     return {
         "CUSIM_SANITIZE": "1",
         "LD_PRELOAD": f"{library} {library.replace('libasan', 'libstdc++')}",
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:redzone=2048",
     }
 
 
-def run_kernels(chosen, **environment):
-    """(status, output) of pytest on the kernels' tests, without a device but the cpu."""
-    given = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    given |= {"PORTANET_REQUIRE_DEVICES": "cpu", "PORTANET_NO_SKIPS": ""}
-    given |= {"PORTANET_SOFTWARE_DRIVER": "none", "VK_DRIVER_FILES": "/nothing.json"}
-    given |= {"VK_ICD_FILENAMES": "/nothing.json", "PYTHONDONTWRITEBYTECODE": "1"}
-    plugin = ["-p", "tests.cuda.planted"] if "CUSIM_FAULT" in environment else []
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", *plugin]
-    command += [
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
-        *KERNELS,
-    ]
-    command += ["-k", f"({chosen}) and not code_keeps"]
-    if "CUSIM_SANITIZE" in environment:  # or what it prints as it aborts is lost
-        command += ["--capture=no"]
-    done = subprocess.run(
-        command,
-        cwd=TESTS.parent,
-        env=given | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done.returncode, done.stdout + done.stderr
+class Kernels:
+    """The kernels' tests in a process of their own, without a device but the cpu."""
+
+    def __init__(self, **environment):
+        given = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        given.pop("PORTANET_FAKE_CUDA", None)
+        given |= {"PORTANET_REQUIRE_DEVICES": "cpu", "PORTANET_NO_SKIPS": ""}
+        given |= {
+            "PORTANET_SOFTWARE_DRIVER": "none",
+            "VK_DRIVER_FILES": "/nothing.json",
+        }
+        given |= {"VK_ICD_FILENAMES": "/nothing.json"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cuda.planted", *KERNELS],
+            cwd=TESTS.parent,
+            env=given | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, chosen, fault=None):
+        """(status, output) of pytest."""
+        chosen = f"({chosen}) and not code_keeps"
+        self.process.stdin.write(json.dumps([fault, chosen]) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the process that runs the kernels' tests has ended"
+        return json.loads(answer)
+
+    def end(self):
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    kernels = Kernels()
+    yield kernels
+    kernels.end()
+
+
+@pytest.fixture(scope="module")
+def sanitized():
+    kernels = Kernels(**sanitizer())
+    yield kernels
+    kernels.end()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
-def test_the_fault_is_caught(fault):
-    planted = json.dumps([fault.file, fault.right, fault.wrong])
-    environment = sanitizer() if fault.is_sanitized else {}
-    status, output = run_kernels(fault.chosen, CUSIM_FAULT=planted, **environment)
+def test_the_fault_is_caught(fault, request):
+    kernels = request.getfixturevalue("sanitized" if fault.is_sanitized else "plain")
+    planted = [fault.file, fault.right, fault.wrong]
+    status, output = kernels.run(fault.chosen, planted)
     # The fault was planted, and compiles.
     assert "times" not in output and "g++" not in output, output[-3000:]
     # A wild write may also end the process.
     assert status == pytest.ExitCode.TESTS_FAILED or status < 0, output[-3000:]
+    assert status != -signal.SIGALRM, "out of time"
     if fault.is_sanitized:
         assert "AddressSanitizer" in output, output[-3000:]
 
 
-def test_kernels_read_and_write_only_what_is_theirs():
+def test_kernels_read_and_write_only_what_is_theirs(sanitized):
     """A part of the kernels' tests, built with AddressSanitizer, without a fault."""
     chosen = "every_shape and (float32 or uint8) or every_layout or tensor_cores and 80"
     chosen += " or rows_and_columns and argmax or test_scan and bfloat16 or test_gather"
@@ -249,5 +270,5 @@ def test_kernels_read_and_write_only_what_is_theirs():
     chosen += " or test_convolve and case0 or test_convolve and case4"
     chosen += " or every_length and 10 or one_for_a_row or batch_norm and 49 or 132"
     chosen += " or its_gradients and case1 or recurrent_is and gru"
-    status, output = run_kernels(chosen, **sanitizer())
+    status, output = sanitized.run(chosen)
     assert status == 0, output[-4000:]

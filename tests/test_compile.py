@@ -338,15 +338,17 @@ def test_an_interrupt_leaves_all_states_new_or_all_old():
     run = pn.compile(step)
     x = pn.ones(20_000, device="cpu")
     run(x), run(x)
-    me, stop, armed = threading.get_ident(), threading.Event(), threading.Event()
+    me, stop = threading.get_ident(), threading.Event()
+    armed = [False]  # no Event: the handler may run while the test holds its lock
 
     def interrupt():
         while not stop.wait(0.0003):
-            signal.pthread_kill(me, signal.SIGUSR1)
+            if armed[0]:
+                signal.pthread_kill(me, signal.SIGUSR1)
 
     def raises(*_):
-        if armed.is_set():
-            armed.clear()
+        if armed[0]:
+            armed[0] = False
             raise InterruptedError
 
     before = signal.signal(signal.SIGUSR1, raises)
@@ -355,9 +357,9 @@ def test_an_interrupt_leaves_all_states_new_or_all_old():
     interrupted = 0
     while interrupted < 30:
         try:
-            armed.set()
+            armed[0] = True
             run(x)
-            armed.clear()
+            armed[0] = False
         except InterruptedError:
             interrupted += 1
             counted(states)

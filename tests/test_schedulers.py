@@ -47,6 +47,8 @@ MAKE = {
     ),
     "OneCycle3": lambda o: S.OneCycleLR(o, 2.0, total_steps=20, three_phase=True),
     "LinearLR": lambda o: S.LinearLR(o, 0.25, 1.0, total_iters=6),
+    "ConstantLR": lambda o: S.ConstantLR(o, 0.25, total_iters=3),
+    "PolynomialLR": lambda o: S.PolynomialLR(o, total_iters=4, power=2.0),
     "LambdaLR": lambda o: S.LambdaLR(o, [lambda t: 1 / (1 + t), lambda t: 0.9**t]),
     "Sequential": lambda o: S.SequentialLR(
         o,
@@ -149,6 +151,8 @@ RECORDED = {
         0.06000200000000001,
         8e-06,
     ],
+    "ConstantLR": [0.25, 0.25, 1.0, 1.0, 1.0, 1.0],
+    "PolynomialLR": [1.0, 0.5625, 0.0, 0.0, 0.0, 0.0],
     "LinearLR": [0.25, 0.375, 0.75, 1.0, 1.0, 1.0],
     "LambdaLR": [1.0, 0.5, 0.2, 0.1111111111111111, 0.07142857142857142, 0.05],
     "Sequential": [0.1, 0.325, 1.0, 0.5, 0.5, 0.0078125],
@@ -201,6 +205,8 @@ def test_rates_are_the_formula_of_the_count_for_each_group():
         "CosineAnnealingLR": lambda t, b: (
             0.05 + (b - 0.05) * (1 + math.cos(math.pi * t / 7)) / 2
         ),
+        "ConstantLR": lambda t, b: b * (0.25 if t < 3 else 1),
+        "PolynomialLR": lambda t, b: b * max(0, 1 - t / 4) ** 2,
         "LinearLR": lambda t, b: b * (0.25 + 0.75 * min(t, 6) / 6),
         "Chained": lambda t, b: (
             b * (0.5 + 0.5 * min(t, 4) / 4) * 0.8**t * 0.5 ** (t // 5)
@@ -304,6 +310,8 @@ def test_bad_options_are_refused():
         (lambda: S.ReduceLROnPlateau(1), TypeError, "Plateau: an Optimizer is"),
         (lambda: S.StepLR(o, 0), ValueError, "StepLR: step_size must be at least 1"),
         (lambda: S.LinearLR(o, 2.0), ValueError, r"start_factor is in \[0, 1\]"),
+        (lambda: S.ConstantLR(o, 2.0), ValueError, r"factor is in \[0, 1\], not 2.0"),
+        (lambda: S.PolynomialLR(o, 0), ValueError, "PolynomialLR: total_iters"),
         (lambda: S.LambdaLR(o, [abs, abs]), ValueError, "2 of lr_lambda .* 1 groups"),
         (lambda: S.CosineAnnealingLR(o, 0), ValueError, "T_max must be at least 1"),
         (

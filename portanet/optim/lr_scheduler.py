@@ -202,6 +202,47 @@ class LinearLR(LRScheduler):
         return self.base_lrs[i] * factor
 
 
+class ConstantLR(LRScheduler):
+    """lr = base * factor in the first total_iters steps, then base.
+
+    >>> optimizer = pn.optim.SGD([nn.Parameter([1.0])], lr=1.0)
+    >>> scheduler = pn.optim.lr_scheduler.ConstantLR(optimizer, 0.5, total_iters=1)
+    >>> scheduler.get_last_lr(), scheduler.step(), scheduler.get_last_lr()
+    ([0.5], None, [1.0])
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5
+    ):
+        if not 0 <= factor <= 1:
+            raise ValueError(f"ConstantLR: factor is in [0, 1], not {factor}")
+        _at_least("ConstantLR", "total_iters", total_iters, 1)
+        self.factor, self.total_iters = factor, total_iters
+        super().__init__(optimizer)
+
+    def rate(self, t: float, i: int) -> float:
+        return self.base_lrs[i] * (self.factor if t < self.total_iters else 1.0)
+
+
+class PolynomialLR(LRScheduler):
+    """lr = base * (1 - t / total_iters) ** power, 0 from total_iters steps on.
+
+    >>> optimizer = pn.optim.SGD([nn.Parameter([1.0])], lr=1.0)
+    >>> scheduler = pn.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=4, power=2.0)
+    >>> scheduler.get_last_lr(), scheduler.step(), scheduler.get_last_lr()
+    ([1.0], None, [0.5625])
+    """
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0):
+        _at_least("PolynomialLR", "total_iters", total_iters, 1)
+        self.total_iters, self.power = total_iters, power
+        super().__init__(optimizer)
+
+    def rate(self, t: float, i: int) -> float:
+        left = max(0.0, 1 - t / self.total_iters)
+        return self.base_lrs[i] * left**self.power
+
+
 # Cosines ---------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "cuda.json"
-SANITIZED = "sum or matmul or softmax or scatter or scan or sort"
+SANITIZED = "sum or matmul or softmax or scatter or scan or sort or attention or lstm"
 PATIENCE = 40.0  # seconds that one workload may take, then its process is killed
 
 # ---------------------------------------------------------------------- processes

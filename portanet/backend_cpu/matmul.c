@@ -58,7 +58,10 @@
 // a panel push each other out before they are read again, for the next panel of b. Up to
 // so many columns of b that costs less than packing a.
 #define SAME_SET ((int64_t)4096)
-#define FEW_COLUMNS ((int64_t)128)
+#define FEW_COLUMNS ((int64_t)256)
+// Lines of a cache that are asked for before they are wanted: rows and columns that are
+// read in place are often a page apart, which no cache foresees.
+#define AHEAD ((int64_t)32)
 // A piece of work worth a thread, in multiply-adds: about 10 us of one core.
 #define PIECE ((int64_t)1 << 19)
 // The same for products with a vector, which memory bounds.

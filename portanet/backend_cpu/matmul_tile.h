@@ -33,6 +33,10 @@ static inline __attribute__((always_inline)) void TYPE(micro)(
         VEC x[TILE_VECTORS];
 #pragma GCC unroll 4
         for (int j = 0; j < TILE_VECTORS; j++) x[j] = *(const LOOSE *)(b + j * LANES);
+        if (row_step == 1) {  // columns
+            __builtin_prefetch(a + AHEAD * depth_step);
+            __builtin_prefetch(a + AHEAD * depth_step + rows - 1);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             VEC s = SPLAT(a[i * row_step]);
@@ -170,8 +174,11 @@ static void TYPE(pack_b)(const operand *b, int64_t l, int64_t j, int64_t depth,
         TYPE(pack_b_turned)(b, start, depth, width, panel);
     } else if (b->dtype == DTYPE && b->column == 1 && width == TILE_COLUMNS) {
         const T *x = (const T *)b->data + start;
-        for (int64_t d = 0; d < depth; d++)
+        for (int64_t d = 0; d < depth; d++) {
+            for (int64_t c = 0; c < TILE_COLUMNS; c += 64 / (int64_t)sizeof(T))
+                __builtin_prefetch(x + (d + AHEAD) * b->row + c);
             memcpy(panel + d * TILE_COLUMNS, x + d * b->row, TILE_COLUMNS * sizeof(T));
+        }
     } else if (b->row == 1 && b->column != 1) {
         T line[DEPTH];
         for (int64_t c = 0; c < width; c++) {

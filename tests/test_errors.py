@@ -384,6 +384,8 @@ def test_an_index_past_an_inner_axis_does_not_reach_the_next_row(device):
         IndexError,
         message,
     )
+    many = pn.tensor([0] * 99 + [4], device=device)
+    fault(device, lambda: pn.take(x, many, axis=1), IndexError, message)
 
 
 def test_an_assignment_out_of_range_is_found(device):

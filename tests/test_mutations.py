@@ -1,4 +1,4 @@
-"""Would the suite notice? Seven faults are planted, one by one; each must be caught.
+"""Would the suite notice? Faults are planted, one by one; each must be caught.
 
 A fault goes into a copy of the package; the part of the suite that guards the place
 runs on the copy in a process of its own, and must fail with the test that is named. The
@@ -81,6 +81,14 @@ FAULTS = (
         "backend_cpu/gather.c",
         "bad |= (uint64_t)row >= (uint64_t)g->size;",
         "bad |= (uint64_t)row > (uint64_t)g->size;",
+        "test_errors.py::test_an_index_past_an_inner_axis_does_not_reach_the_next_row",
+        "cpu",
+    ),
+    Fault(
+        "a read past a row by a short line",
+        "backend_cpu/gather.c",
+        "if ((uint64_t)row < (uint64_t)g->size)",
+        "if ((uint64_t)row <= (uint64_t)g->size)",
         "test_errors.py::test_an_index_past_an_inner_axis_does_not_reach_the_next_row",
         "cpu",
     ),
@@ -299,6 +307,6 @@ def test_without_a_fault_the_same_tests_pass(device, copy, request):
     assert status == pytest.ExitCode.OK, output[-3000:]
 
 
-def test_there_are_seven_kinds_of_fault():
-    assert len(FAULTS) == 7
+def test_there_are_eight_kinds_of_fault():
+    assert len(FAULTS) == 8
     assert {"cpu"} == {f.device for f in FAULTS}  # none needs an adapter to be caught

@@ -9,7 +9,7 @@ import portanet as pn
 from portanet.arrays import Handle, from_numpy, layout
 from portanet.autograd.tape import mode
 from portanet.compiler import fold, fuse, hoist, inline, memory, order
-from portanet.compiler import regions, share, turn
+from portanet.compiler import regions, share, sums, turn
 from portanet.compiler.graph import Graph, Work, dependencies, lower
 from portanet.compiler.lazy import Tracer
 from portanet.compiler.plan import Plan, optimise
@@ -484,6 +484,18 @@ def test_terms_that_are_read_elsewhere_are_stored_too(place):
 ])  # fmt: skip
 def test_other_sums_stay_kernels(place, function):
     assert kinds(optimised(place, function, (6, 8)))[-1] != "elementwise"
+
+
+def test_what_is_settled_is_known_by_the_work_itself(place):
+    graph = graph_of(place, lambda x: pn.sum(pn.exp(x), axis=-1), (6, 8))
+    was = sums.lift(graph)
+    (formula,) = was
+    assert (
+        graph.work[1] is formula
+    )  # which is kept alive: no other work can have its id
+    graph.work[1] = formula.but(label="joined")
+    sums.settle(graph, was)
+    assert graph.work[1].label == "joined"
 
 
 def test_sums_of_rows_too_long_for_a_formula_stay_kernels(place):

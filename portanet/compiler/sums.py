@@ -17,9 +17,9 @@ from .walk import is_whole
 FORMULAS = {"sum": "row_sum", "mean": "row_mean", "max": "row_max"}
 
 
-def lift(graph: Graph) -> dict[int, Work]:
-    """Write sums of elementwise results as formulas: id of such work -> what it was."""
-    was: dict[int, Work] = {}
+def lift(graph: Graph) -> dict[Work, Work]:
+    """Write sums of elementwise results as formulas: such work -> what it was."""
+    was: dict[Work, Work] = {}
     if not getattr(graph.device.backend, "sums_rows", False):
         return was
     writers = graph.writers()
@@ -29,14 +29,14 @@ def lift(graph: Graph) -> dict[int, Work]:
             continue
         formula = _formula(w, graph.work[made[0]])
         if formula is not None:
-            was[id(formula)] = w
+            was[formula] = w
             graph.work[i] = formula
     return was
 
 
-def settle(graph: Graph, was: dict[int, Work]) -> None:
+def settle(graph: Graph, was: dict[Work, Work]) -> None:
     """Make kernels of the formulas that nothing has joined."""
-    graph.work = [was.get(id(w), w) for w in graph.work]
+    graph.work = [was.get(w, w) for w in graph.work]
 
 
 def _is_sum(w: Work) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import portanet as pn
 from portanet.arrays import Handle, layout
 from portanet.compiler import beside, cost
-from portanet.compiler.graph import Graph, Work
+from portanet.compiler.graph import Graph, Work, program_of
 from portanet.devices import Device
 from portanet.scalars import trace
 from portanet.shaders import variants
@@ -45,6 +45,19 @@ def test_sums_that_need_nothing_of_each_other_are_one_launch(place):
 
 def test_no_more_are_joined_than_there_are_bindings(place):
     assert joined(place, sums, *[(5, 3)] * 5) == [3, 2]
+
+
+def test_results_in_two_buffers_are_bound_each(place):
+    graph = graph_of(place, sums, *[(5, 3)] * 5)
+    made = [w.outs[0].slot for w in graph.work]
+    for parts in (made[:3], made[3:]):  # as pack.py puts states of two formulas
+        whole = graph.slot(2048)
+        graph.packs[whole] = {s: 256 * k for k, s in enumerate(parts)}
+    beside.join(graph, place.backend.copies, place.backend.max_operands)
+    most = place.backend.max_operands
+    pairs = [program_of(w) for w in graph.work]
+    assert all(len(variants.kinds(program)) - 1 <= most for program, _ in pairs)
+    assert len(pairs) < 5
 
 
 def test_a_sum_that_reads_another_is_not_joined_to_it(place):

@@ -10,6 +10,7 @@ import portanet as pn
 from portanet import nn, optim
 from portanet.compiler import memory, pack
 from portanet.devices import Device
+from portanet.nn.utils.rnn import pack_padded_sequence
 from portanet.program import ALIGNMENT
 from portanet.shaders import variants
 from tests.conftest import PRESENT
@@ -103,6 +104,32 @@ def test_slots_lie_apart_in_their_buffers_and_aligned(place):
         assert all(at % ALIGNMENT == 0 for at, _ in ranges)
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
         assert ranges[-1][1] <= graph.slots[whole].nbytes
+
+
+def recurrent_training(device):
+    """A step of a layer whose biases have one gradient in pairs, and a batch."""
+    pn.manual_seed(0)
+    layer = nn.RNN(4, 5, num_layers=2, bidirectional=True).to(device)
+    rule, x = optim.SGD(layer.parameters(), lr=0.05), pn.rand(4, 3, 4, device=device)
+
+    def step(x):
+        rule.zero_grad()
+        packed = pack_padded_sequence(x, [4, 2, 2], enforce_sorted=False)
+        loss = layer(packed)[0].data.square().sum()
+        loss.backward()
+        rule.step()
+        return loss.detach()
+
+    return step, layer, x
+
+
+def test_parameters_of_one_gradient_do_not_both_lie_beside_it(place):
+    step, _, x = recurrent_training(place)
+    step = pn.compile(step)
+    step(x)
+    # The old states, the new ones, and the gradients of as many.
+    counts = [len(parts) for parts in plan_of(step).graph.packs.values()]
+    assert len(counts) == 3 and len(set(counts)) == 1, counts
 
 
 def test_a_large_parameter_is_updated_alone(place, monkeypatch):

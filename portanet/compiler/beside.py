@@ -119,11 +119,11 @@ def _box(graph: Graph, w: Work) -> Box | None:
 
 def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -> bool:
     w, home = graph.work[i], graph.home()
-    outs = {home.get(h.slot, h.slot) for h in w.outs} | {
-        home.get(s, s) for s in group.outs
-    }
-    ins = group.ins | {h.slot for h in w.ins}
-    if len(outs) + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
+    slots = group.outs | {h.slot for h in w.outs}
+    outs, ins = {home.get(s, s) for s in slots}, group.ins | {h.slot for h in w.ins}
+    # Results in one buffer are bound once, others each.
+    bound = 1 if len(outs) == 1 else len(slots)
+    if bound + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
         return False
     # What would end before this, and now waits for it.
     late = [s for s in group.ins if s in spans and spans[s][1] < i]

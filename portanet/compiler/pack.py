@@ -34,7 +34,8 @@ def pack(graph: Graph, replaced: Mapping[int, int], max_operands: int) -> None:
     made: dict[int, Work] = {}  # number of the last member -> the joined work
     gone: set[int] = set()
     for numbers in groups.values():
-        for chunk in _chunks(graph, _movable(graph, numbers)):
+        numbers = _movable(graph, _without_shared(graph, numbers))
+        for chunk in _chunks(graph, numbers):
             joined = _join(
                 graph, [graph.work[i] for i in chunk], replaced, max_operands
             )
@@ -95,6 +96,21 @@ def _fills(graph: Graph, h: Handle, w: Work) -> bool:
     nbytes = x.size * graph.device.backend.itemsize(x.dtype)
     whole = is_whole(x) and x.size == w.size and graph.slots[h.slot].nbytes == nbytes
     return whole and nbytes <= MEMBER_BYTES and h.slot not in graph.home()
+
+
+def _without_shared(graph: Graph, numbers: list[int]) -> list[int]:
+    """Those that share no operand, but for single numbers: a slot lies in one place. Two
+    parameters may have one gradient, as the two biases of a recurrent layer."""
+    seen: set[int] = set()
+    kept = []
+    for i in numbers:
+        w = graph.work[i]
+        handles = [h for h in w.ins if any(h.layout.expanded(w.shape).strides)]
+        mine = {h.slot for h in (*w.outs, *handles)}
+        if not mine & seen:
+            kept.append(i)
+            seen |= mine
+    return kept
 
 
 def _movable(graph: Graph, numbers: list[int]) -> list[int]:

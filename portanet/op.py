@@ -129,11 +129,7 @@ class Op:
         """A call whose arguments are numbers and values of different levels."""
         values = [a for a in args if hasattr(a, "level")]
         if not values:
-            kinds = ", ".join(type(a).__name__ for a in args)
-            raise TypeError(
-                f"{self.name}: a tensor is expected, not {kinds}; make it one with "
-                "tensor(...)"
-            )
+            check_tensor(self.name, *args)
         top = max(values, key=lambda a: a.level)
         dtype = values[0].dtype
         for v in values[1:]:

@@ -7,6 +7,7 @@ tests/cuda/fakecuda.cpp in place of NVIDIA's.
 
 import os
 
+import numpy as np
 import pytest
 
 import portanet as pn
@@ -65,8 +66,11 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(autouse=True)
-def same_start():
-    """Each test draws the same random numbers and makes tensors on the cpu by default."""
+def same_start(request):
+    """Each test draws the same random numbers, whichever ran before it in its process, and
+    makes tensors on the cpu by default."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
     pn.set_default_device("cpu")
     states = pn.random.default_generator.states
     for place in [d for d in states if str(d).partition(":")[0] not in PRESENT]:

@@ -82,7 +82,8 @@ def test_quantile_is_numpys(device, q, axis):
         found = pn.quantile(t, q, axis=axis, keepdims=keep).numpy()
         np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-7)
     want = np.median(x, axis=axis)
-    np.testing.assert_allclose(t.median(axis).numpy(), want, rtol=1e-6)
+    # Half the last place of either middle value, which may be of opposite signs.
+    np.testing.assert_allclose(t.median(axis).numpy(), want, rtol=1e-6, atol=1e-7)
 
 
 def test_quantile_of_infinities_and_nan():

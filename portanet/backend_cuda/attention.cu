@@ -129,7 +129,7 @@ PN_DEVICE void add(const T *other, const T (&w)[TM][SN], T (&sums)[TM][ON]) {
 // Writes a thread's sums, times `factor` of each row, from column `first` on, into rows
 // that lie by length, then head.
 PN_DEVICE void store(T *y, int b, int h, int heads, int row, int rows, int first, int width,
-                     const T (&sums)[TM][NS][ON], const T (&factor)[TM]) {
+                     const T (&sums)[NS][TM][ON], const T (&factor)[TM]) {
     const int tx = threadIdx.x % TX;
 #pragma unroll
     for (int r = 0; r < TM; r++) {
@@ -142,7 +142,7 @@ PN_DEVICE void store(T *y, int b, int h, int heads, int row, int rows, int first
                 const int column = first + n * SLICE + (g * TX + tx) * G;
                 Pack made;
 #pragma unroll
-                for (int e = 0; e < G; e++) made.at[e] = sums[r][n][g * G + e] * factor[r];
+                for (int e = 0; e < G; e++) made.at[e] = sums[n][r][g * G + e] * factor[r];
                 if (width % G == 0) {
                     if (column < width) *(Pack *)(to + column) = made;
                 } else {
@@ -270,7 +270,7 @@ PN_ENTRY(forward, THREADS, 2)
         after[2] = (unsigned)end, after[3] = (unsigned)(end >> 32);
     }
 #endif
-    T sums[TM][NS][ON] = {}, top[TM], sum[TM] = {};
+    T sums[NS][TM][ON] = {}, top[TM], sum[TM] = {};
 #pragma unroll
     for (int r = 0; r < TM; r++) top[r] = LOWEST;
     const int end = f.causal && first + OWN < keys ? first + OWN : keys;
@@ -292,16 +292,11 @@ PN_ENTRY(forward, THREADS, 2)
                 load<OTHER>(values_slice, value_rows, j, column + n * SLICE);
                 __syncthreads();
             }
-            T part[TM][ON];
 #pragma unroll
             for (int r = 0; r < TM; r++)
 #pragma unroll
-                for (int e = 0; e < ON; e++) part[r][e] = sums[r][n][e] * before[r];
-            add(values_slice, s, part);
-#pragma unroll
-            for (int r = 0; r < TM; r++)
-#pragma unroll
-                for (int e = 0; e < ON; e++) sums[r][n][e] = part[r][e];
+                for (int e = 0; e < ON; e++) sums[n][r][e] *= before[r];
+            add(values_slice, s, sums[n]);
         }
     }
     T share[TM];
@@ -401,7 +396,7 @@ PN_ENTRY(queries, THREADS, 2)
 #pragma unroll
     for (int r = 0; r < TM; r++)
         if (row + r < queries) known[r] = of_row[(long long)head * queries + row + r];
-    T sums[TM][NS][ON] = {};
+    T sums[NS][TM][ON] = {};
     const int end = f.causal && first + OWN < keys ? first + OWN : keys;
     for (int j = 0; j < end; j += OTHER) {
         T s[TM][SN] = {}, dp[TM][SN] = {};
@@ -421,16 +416,7 @@ PN_ENTRY(queries, THREADS, 2)
 #pragma unroll
         for (int n = 0; n < NS; n++) {
             fetch(m, shared, j, column + n * SLICE);
-            T part[TM][ON];
-#pragma unroll
-            for (int r = 0; r < TM; r++)
-#pragma unroll
-                for (int e = 0; e < ON; e++) part[r][e] = sums[r][n][e];
-            add(shared + 2 * OWN * PITCH, s, part);
-#pragma unroll
-            for (int r = 0; r < TM; r++)
-#pragma unroll
-                for (int e = 0; e < ON; e++) sums[r][n][e] = part[r][e];
+            add(shared + 2 * OWN * PITCH, s, sums[n]);
         }
     }
     T factor[TM];
@@ -453,7 +439,7 @@ PN_ENTRY(keys, THREADS, 2)
     const int column = blockIdx.y * NS * SLICE;
     const int tx = threadIdx.x % TX, row = first + threadIdx.x / TX * TM;
     const T scale = number(P, 10, T());
-    T of_k[TM][NS][ON] = {}, of_v[TM][NS][ON] = {};
+    T of_k[NS][TM][ON] = {}, of_v[NS][TM][ON] = {};
     for (int h = g * many; h < (g + 1) * many; h++) {
         const Sides m{rows_of(k, P, 20, b, g, keys, width), rows_of(v, P, 24, b, g, keys, values),
                       rows_of(q, P, 16, b, h, queries, width),
@@ -485,24 +471,8 @@ PN_ENTRY(keys, THREADS, 2)
 #pragma unroll
             for (int n = 0; n < NS; n++) {
                 fetch(m, shared, i, column + n * SLICE);
-                T part[TM][ON];
-#pragma unroll
-                for (int r = 0; r < TM; r++)
-#pragma unroll
-                    for (int e = 0; e < ON; e++) part[r][e] = of_k[r][n][e];
-                add(shared + 2 * OWN * PITCH, s, part);
-#pragma unroll
-                for (int r = 0; r < TM; r++)
-#pragma unroll
-                    for (int e = 0; e < ON; e++) {
-                        of_k[r][n][e] = part[r][e];
-                        part[r][e] = of_v[r][n][e];
-                    }
-                add(shared + (2 * OWN + OTHER) * PITCH, dp, part);
-#pragma unroll
-                for (int r = 0; r < TM; r++)
-#pragma unroll
-                    for (int e = 0; e < ON; e++) of_v[r][n][e] = part[r][e];
+                add(shared + 2 * OWN * PITCH, s, of_k[n]);
+                add(shared + (2 * OWN + OTHER) * PITCH, dp, of_v[n]);
             }
         }
     }

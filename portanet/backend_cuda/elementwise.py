@@ -15,7 +15,8 @@ MOST = 8  # neighbours of a thread
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
-    """One step, of rows.py where the formula has rows. Each operand is either in packs of neighbours or one for all of them."""
+    """One step, of rows.py where the formula has rows. Each operand is either in packs of
+    neighbours or one for all of them."""
     assert program.expression is not None
     if program.expression.has_rows:
         return rows.plan(program, words, gpu)

@@ -205,7 +205,8 @@ PN_DEVICE Moments merged(Moments a, Moments b) {
     const T count = a.count + b.count;
     if (b.count == 0) return a;
     const T away = b.mean - a.mean, share = b.count / count;
-    return Moments{count, a.mean + away * share, a.spread + b.spread + away * away * a.count * share};
+    return Moments{count, a.mean + away * share,
+                   a.spread + b.spread + away * away * a.count * share};
 }
 #endif
 

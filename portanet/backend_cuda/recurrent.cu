@@ -112,7 +112,8 @@ PN_DEVICE void finish(PARAMETERS, const pn_words &P, int row, int j, const T (&s
 }
 #elif defined(PN_OPTION_lstm)
 #define DEPTH 4
-#define PARAMETERS T *gx, T *gh0, T *gc0, const T *g, const T *gc, const T *kept, const T *c, const T *w
+#define PARAMETERS                                                                     \
+    T *gx, T *gh0, T *gc0, const T *g, const T *gc, const T *kept, const T *c, const T *w
 #define GIVEN gx, gh0, gc0, g, gc, kept, c, w
 #define WEIGHTS (w + P[10])
 PN_DEVICE void begin(PARAMETERS, const pn_words &P, long long e) { gc0[e] = gc[P[7] + e]; }

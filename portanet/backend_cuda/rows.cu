@@ -8,8 +8,8 @@
 // lane, a word.
 // Sums: of a pack in pairs, of a thread's packs in order, of threads by a butterfly. Their
 // order depends on the row's length and the types alone.
-// Words: those of elementwise, then the elements of a row, then T. The lines between are written by
-// phases.py: for each sum a loop over the thread's packs, one for the results.
+// Words: those of elementwise, then the elements of a row, then T. The lines between are
+// written by phases.py: for each sum a loop over the thread's packs, one for the results.
 
 #define W(k) ((PN_INDEX)P[k])
 #define WARPS (PN_T / 32)

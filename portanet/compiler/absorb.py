@@ -33,7 +33,8 @@ def absorb(w: Work, p: Work, keep: Sequence[Handle] = ()) -> Work | None:
     """w with the formula of p in place of what it reads of p's results; `keep` are those of
     p's results that are still stored, element by element in the order of w. With nothing
     read the two merely share a launch. None where p's results are read in an order that
-    the formula can't follow; sums over rows are only joined element by element."""
+    the formula can't follow, or the formula gets too long; sums over rows are only joined
+    element by element."""
     made = {h.slot: k for k, h in enumerate(p.outs)}
     if any(not _passes(p.outs[made[h.slot]], h) for h in w.ins if h.slot in made):
         return None
@@ -107,7 +108,7 @@ def _walks(w: Work, made: dict[int, int], sizes, whole: bool):
 
 def _build(
     w: Work, p: Work, made, keep, sizes, strides, walks: dict[int, Walk | None]
-) -> Work:
+) -> Work | None:
     """The joined work; a walk that is None is over the same elements in the same place."""
 
     def along(h: Handle, k: int, seen: Walk | None) -> Handle:
@@ -141,14 +142,16 @@ def _build(
     outs = list(w.outs)
     for k, h in enumerate(keep):
         outs.append(along(h, len(p.ins) + k, own_order))
-        results.append(
-            ends[own_order][list(p.outs).index(h)]
-        )  # not by slot: regions share one
+        # Not by slot: regions share one.
+        results.append(ends[own_order][p.outs.index(h)])
+    expression = finish(builder, results)
+    if len(expression.instructions) > MAX_INSTRUCTIONS:
+        return None
     return w.but(
         label=p.label if p.can_fault and not w.can_fault else w.label,
         outs=outs,
         ins=inputs.handles,
-        expression=finish(builder, results),
+        expression=expression,
         parts=[*p.parts, *w.parts],
         row=w.row or p.row,
     )

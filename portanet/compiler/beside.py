@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ..arrays import Handle
 from . import memory
-from .absorb import MAX_INSTRUCTIONS, absorb
+from .absorb import absorb
 from .cost import SLACK
 from .graph import Graph, Work
 from .regions import Box, box_of, meet
@@ -135,7 +135,7 @@ def _regions(work: list[Work]) -> Work | None:
     made = work[0]
     for w in work[1:]:
         joined = absorb(w, made, made.outs)
-        if joined is None or len(joined.expression.instructions) > MAX_INSTRUCTIONS:  # type: ignore[union-attr]
+        if joined is None:
             return None
         made = joined
     return made

@@ -14,7 +14,7 @@ from ..arrays import Handle, layout
 from ..program import OWN_INPUTS
 from ..scalars import Builder, Expression, finish
 from . import cost
-from .absorb import MAX_INSTRUCTIONS, absorb
+from .absorb import absorb
 from .fuse import Groups
 from .graph import Graph, Work
 from .walk import is_whole
@@ -74,8 +74,7 @@ class Epilogues(Groups):
         made = with_epilogue(p, w, keep)
         if made is None or len(made.ins) + len(made.outs) > self.max_operands:
             return None
-        fits = len(made.epilogue.instructions) <= MAX_INSTRUCTIONS  # type: ignore
-        return made if fits else None
+        return made
 
 
 def with_epilogue(p: Work, w: Work, keep: list[Handle]) -> Work | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ..arrays import Handle
 from . import cost
-from .absorb import MAX_INSTRUCTIONS, absorb
+from .absorb import absorb
 from .graph import Graph, Work, dependencies
 from .pack import updates
 
@@ -140,8 +140,7 @@ class Groups:
         made = absorb(w, p, keep)
         if made is None or len(made.ins) + len(made.outs) > self.max_operands:
             return None
-        fits = len(made.expression.instructions) <= MAX_INSTRUCTIONS  # type: ignore
-        return made if fits else None
+        return made
 
     def _may_share_a_failure(self, p: Work, w: Work) -> bool:
         """Whether two pieces that read nothing of each other may fail together: work that

@@ -9,7 +9,7 @@ reads that are saved.
 from __future__ import annotations
 
 from . import cost
-from .absorb import MAX_INSTRUCTIONS, absorb
+from .absorb import absorb
 from .graph import Graph, Work
 
 MAX_READERS = 64
@@ -74,8 +74,6 @@ def _into_all(p: Work, readers: list[Work | None], max_operands: int):
     for w in readers:
         joined = absorb(w, p)  # type: ignore[arg-type]
         if joined is None or len(joined.ins) + len(joined.outs) > max_operands:
-            return None
-        if len(joined.expression.instructions) > MAX_INSTRUCTIONS:  # type: ignore
             return None
         made.append(joined)
     return made

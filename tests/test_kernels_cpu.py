@@ -481,6 +481,7 @@ SLOTS = [
     (1, 300, 1),
     (4, 3, 1),
     (600, 1, 1),
+    (9, 37, 1),
     (2, 9, 5),
     (1, 40, 130),
     (3, 0, 2),
@@ -542,7 +543,9 @@ BAD = [
 
 
 @pytest.mark.parametrize("index_type,bad", BAD)
-@pytest.mark.parametrize("shape", [(1, 600, 1), (600, 1, 1), (2, 3, 5), (1, 50_000, 2)])
+@pytest.mark.parametrize(
+    "shape", [(1, 600, 1), (600, 1, 1), (9, 37, 1), (2, 3, 5), (1, 50_000, 2)]
+)
 def test_the_first_index_out_of_range_is_a_fault(index_type, bad, shape):
     message = f"probe: index {bad} is out of range for an axis of size 4"
     indices = np.zeros(shape, index_type)

@@ -90,21 +90,49 @@ static void copy_row(const gather *g, int64_t x, int64_t i, int64_t to) {
         report(g, &one);
 }
 
-// Rows [begin, end) of 4-byte elements, each under an int32 index of its own: lines of few
-// elements, whose start as a block would take longer.
+// n neighbours of 4 bytes under int32 indices of their own: lines of few elements, whose start
+// as a block would take longer. An index counts if index + size is in [0, 2 size).
+static inline __attribute__((always_inline)) void copy_short(const gather *g, line l,
+                                                             const int64_t i_step,
+                                                             const int64_t x_step,
+                                                             const int64_t x_axis) {
+    const uint32_t *x = (const uint32_t *)g->x + l.x;
+    const int32_t *indices = (const int32_t *)g->indices + l.i;
+    uint32_t *restrict y = (uint32_t *)g->y + l.to;
+    const int32_t size = (int32_t)g->size;
+    uint32_t most = 0;
+    for (int64_t c = 0; c < l.n; c++) {
+        uint32_t above = (uint32_t)indices[c * i_step] + (uint32_t)size;
+        most = above > most ? above : most;
+    }
+    if (most >= 2 * (uint32_t)size) {
+        l.x_step = x_step, l.i_step = i_step;
+        report(g, &l);
+        return;
+    }
+    for (int64_t c = 0; c < l.n; c++) {
+        int32_t index = indices[c * i_step], row = index + (index < 0 ? size : 0);
+        y[c] = x[c * x_step + row * x_axis];
+    }
+}
+
+// Rows [begin, end), in lines along j, or along o where there is one j.
 static void do_short_lines(void *context, int64_t begin, int64_t end) {
     const gather *g = context;
-    const uint32_t *x = (const uint32_t *)g->x + g->x_offset;
-    const int32_t *indices = (const int32_t *)g->indices + g->i_offset;
+    if (g->count == 1) {
+        line l = {.n = end - begin, .to = begin, .x = g->x_offset + begin * g->x_outer,
+                  .i = g->i_offset + begin * g->i_outer};
+        if (g->i_outer == 1) copy_short(g, l, 1, g->x_outer, g->x_axis);
+        else copy_short(g, l, g->i_outer, g->x_outer, g->x_axis);
+        return;
+    }
     int64_t o = begin / g->count, j = begin % g->count;
-    for (int64_t r = begin; r < end; r++, j++) {
-        if (j == g->count) j = 0, o++;
-        int64_t index = indices[o * g->i_outer + j * g->i_axis];
-        int64_t row = index < 0 ? index + g->size : index;
-        if ((uint64_t)row < (uint64_t)g->size)
-            ((uint32_t *)g->y)[r] = x[o * g->x_outer + row * g->x_axis];
-        else
-            pn_set_fault(g->args, r, PN_INDEX_OUT_OF_RANGE, index, g->size);
+    for (int64_t r = begin, n; r < end; r += n, j = 0, o++) {
+        n = g->count - j < end - r ? g->count - j : end - r;
+        line l = {.n = n, .to = r, .x = g->x_offset + o * g->x_outer,
+                  .i = g->i_offset + o * g->i_outer + j * g->i_axis};
+        if (g->i_axis == 1 && g->x_axis == 1) copy_short(g, l, 1, 0, 1);
+        else copy_short(g, l, g->i_axis, 0, g->x_axis);
     }
 }
 
@@ -140,7 +168,7 @@ void PN_KERNEL(gather)(const pn_args *args) {
         .x_inner = w[7], .i_offset = w[8], .i_outer = w[9], .i_axis = w[10],
         .i_inner = w[11]};
     if (g.outer * g.count * g.inner == 0) return;
-    bool is_short = g.inner == 1 && g.count < SHORT && g.itemsize == 4;
+    bool is_short = g.inner == 1 && g.count < SHORT && g.itemsize == 4 && g.size < 1 << 30;
     pn_range_fn run = is_short && g.i_dtype == PN_INT32 ? do_short_lines : do_rows;
     pn_parallel_for(g.outer * g.count, PIECE / g.inner + 1, run, &g);
 }

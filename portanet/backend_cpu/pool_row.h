@@ -83,6 +83,52 @@ static void TYPE(do_rows)(void *context, int64_t begin, int64_t end) {
     }
 }
 
+// best and at of n windows take in x[starts[j]], which is `on` from their first element.
+static void TYPE(meet)(const T *restrict x, const int32_t *restrict starts, int32_t on,
+                       int64_t n, T *restrict best, int32_t *restrict at) {
+    for (int64_t j = 0; j < n; j++) {
+        T v = x[starts[j]], old = best[j];
+        bool wins = (v > old) | (IS_NAN(v) & !IS_NAN(old));
+        best[j] = wins ? v : old;
+        at[j] = wins ? on : at[j];
+    }
+}
+
+// Planes [begin, end), several at a time. Window j of them begins at starts[j], which is
+// inside[j] of its plane; all windows take in their first element, then their second ...
+static void TYPE(do_planes)(void *context, int64_t begin, int64_t end) {
+    const pooling *q = context;
+    const int64_t width = q->x_sizes[2], height = q->x_sizes[1];
+    const int64_t *k = q->kernel, *step = q->dilation;
+    int64_t most = smaller(BLOCK / q->y_size, divided_up(TOGETHER, q->x_size));
+    most = smaller(most, end - begin);
+    int32_t starts[BLOCK], inside[BLOCK];
+    T best[BLOCK];
+    int64_t j = 0;
+    for (int64_t u = 0; u < q->y_sizes[0]; u++)
+        for (int64_t v = 0; v < q->y_sizes[1]; v++)
+            for (int64_t w = 0; w < q->y_sizes[2]; w++)
+                inside[j++] = (int32_t)((u * q->stride[0] * height + v * q->stride[1]) * width +
+                                        w * q->stride[2]);
+    for (j = 0; j < most * q->y_size; j++) {
+        starts[j] = inside[j % q->y_size] + (int32_t)(j / q->y_size * q->x_size);
+        inside[j] = inside[j % q->y_size];
+    }
+    for (int64_t p = begin, n; p < end; p += n) {
+        n = smaller(most, end - p);
+        const int64_t results = n * q->y_size;
+        const T *x = (const T *)q->x + p * q->x_size;
+        int32_t *y = q->y + p * q->y_size;
+        for (j = 0; j < results; j++) best[j] = x[starts[j]], y[j] = 0;
+        for (int64_t i = 1; i < k[0] * k[1] * k[2]; i++) {
+            int64_t line = i / k[2], a = line / k[1] * step[0], b = line % k[1] * step[1];
+            int32_t on = (int32_t)((a * height + b) * width + i % k[2] * step[2]);
+            TYPE(meet)(x + on, starts, on, results, best, y);
+        }
+        for (j = 0; j < results; j++) y[j] += inside[j];
+    }
+}
+
 #undef T
 #undef TYPE
 #undef IS_NAN

@@ -93,15 +93,25 @@ def _place_cases(rng) -> list[Case]:
         ((2, 2, 7, 5), (3, 5), (), (), (), ()),
         ((1, 3, 5), (8,), (), (), (), ()),
         ((1, 1, 5, 4, 3), (2, 3, 1), (), (), (), ()),
+        # Many planes whose windows lie inside.
+        ((7, 23, 5, 7), (2, 3), (2, 2), (2, 2), (0, 0), (1, 1)),
+        ((5, 70, 2, 2), (1, 1), (2, 2), (2, 2), (0, 0), (1, 1)),
+        ((3, 50, 9, 1), (4, 1), (3, 1), (2, 1), (0, 0), (1, 1)),
+        ((2, 3, 46, 45), (23, 22), (2, 2), (2, 2), (0, 0), (1, 1)),
+        ((3, 37, 6, 6), (2, 2), (2, 2), (1, 1), (0, 0), (3, 4)),
+        ((2, 4, 4, 3, 6), (2, 3, 2), (2, 1, 3), (2, 1, 3), (0, 0, 0), (1, 1, 1)),
+        ((11, 9, 5, 5), (1, 1), (), (), (), ()),
+        ((3, 5, 4, 6), (2, 3), (), (), (), ()),
         ((0, 2, 4), (2,), (2,), (2,), (0,), (1,)),
     ]:
-        # Few values: some are equal. NaN comes before them all.
+        # Few values: some are equal. NaN comes before them all, -inf after.
         x = rng.integers(-3, 4, shape).astype(float)
         names = ("kernel", "stride", "padding", "dilation")
         static = {"size": size} | dict(zip(names, window, strict=True))
         made.append(Case([x], static, _DTYPES))
-        with_nan = np.where(rng.uniform(size=shape) < 0.1, np.nan, x)
-        made.append(Case([with_nan], static, ("float32", "float64")))
+        few = rng.uniform(size=shape)
+        x = np.where(few < 0.1, np.nan, np.where(few < 0.4, -np.inf, x))
+        made.append(Case([x], static, ("float32", "float64")))
     return made
 
 

@@ -325,6 +325,12 @@ class Emitter:
             program = Program(kernel, made, read, options, label=self.label)
             self.launch(program, words, outputs, inputs)
 
+    def kernel_dtype(self, kernel: str, dtype: Dtype) -> Dtype:
+        """What a kernel of this device takes values of a dtype as: the dtype itself, or the
+        one that it is computed in."""
+        halves = getattr(self.device.backend, "halves", ())
+        return dtype if kernel in halves else dtype.compute
+
     def formula(self, op: Op, inputs, specs: Sequence[Spec], static) -> list[Handle]:
         """An elementwise operator on these inputs, into new buffers."""
         dtypes = tuple(h.layout.dtype for h in inputs)

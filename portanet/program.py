@@ -234,6 +234,10 @@ class Backend(Protocol):
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
     has_tf32: bool  # matmul takes that option; without the attribute, it does not
+    halves: frozenset[
+        str
+    ]  # kernels that take operands of 16 bits, where others get them
+    # widened by a launch of their own; may be missing
     copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
     writes_in_place: bool  # an output may be an input that is read in the same order
 

@@ -29,6 +29,7 @@ CASES = [
     (2, 2, 2, 5, 130, 9, 5, False, "float32", "bool", 0.3),
     (1, 1, 1, 66, 9, 70, 130, False, "float32", "float16", 0.0),
     (1, 2, 2, 35, 40, 40, 6, True, "float64", None, 0.5),
+    (1, 1, 1, 9, 40, 130, 6, True, "float16", None, 0.0),
 ]
 
 
@@ -66,9 +67,9 @@ def program(case, which):
     rest += [u] if p else []
     options = (which, str(case[5]), str(case[6]))
     if which == "forward":
-        outputs, inputs = (f, f, *([u] if p else [])), (f,) * 3
+        outputs, inputs = (f, f.compute, *([u] if p else [])), (f,) * 3
     else:
-        outputs, inputs = (f,) * 3, (f,) * 6
+        outputs, inputs = (f,) * 3, (f, f, f.compute, f, f, f)
     return Program("attention", outputs, (*inputs, *rest), options)
 
 

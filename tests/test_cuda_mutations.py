@@ -153,7 +153,7 @@ FAULTS = (
     Fault("attention backward: slices are replaced while they are read", "attention.cu",
           "__syncthreads();  // nobody reads the slices any more\n        if (is_first",
           "if (is_first", "its_gradients and case0"),
-    Fault("attention: one key too many", "attention.cu",
+    Fault("attention: one key too many", "attention.cuh",
           "i < queries && j < keys &&", "i < queries && j <= keys &&",
           "its_gradients and case1"),
     Fault("attention: rows past the last are read", "attention.cu",

@@ -155,6 +155,7 @@ class Backend:
     epilogues = frozenset({"matmul"})
     writes_in_place = True
     has_tf32 = True  # where the GPU has it; plans know
+    halves = frozenset({"attention"})
 
     def __init__(self, index: int = 0):
         from .host import Host

@@ -12,14 +12,13 @@
 // them by shuffles. NS slices of a sum's columns are kept; blockIdx.y has others. Forward
 // rescales what it has where a larger score appears (Milakov and Gimelshein, 2018; Dao et
 // al., 2022). Sums run in the order of the other side: no atomics, the same bits each time.
-// statistics: (lse, dy . y) of each row, for the two that follow it. P[38]: whether rows lie
-// in pieces of 16 bytes.
-#include "philox.cuh"
+// statistics: (lse, dy . y) of each row, for the two that follow it. 16 bits are widened as
+// they are loaded.
+#include "attention.cuh"
 
-typedef PN_Y0 T;
 typedef pn_pack<T, 16 / sizeof(T)> Pack;
+typedef pn_pack<S, 16 / sizeof(T)> Piece;  // as it is stored
 
-#define ALL 0xffffffffu
 #define THREADS 128
 #define TX PN_TX
 #define TM PN_TM
@@ -32,7 +31,6 @@ typedef pn_pack<T, 16 / sizeof(T)> Pack;
 #define SLICE (TX * ON)
 #define G (16 / (int)sizeof(T))
 #define PITCH (SLICE + G)  // the rows that lanes read at once start in different banks
-#define LOWEST ((T)-1e37)  // scores below count as masked
 
 PN_DEVICE float pn_exp(float x) { return expf(x); }
 PN_DEVICE double pn_exp(double x) { return exp(x); }
@@ -41,47 +39,29 @@ PN_DEVICE double pn_log(double x) { return log(x); }
 PN_DEVICE float pn_fma(float a, float b, float c) { return fmaf(a, b, c); }
 PN_DEVICE double pn_fma(double a, double b, double c) { return fma(a, b, c); }
 
-// A number among the words: the bits of a float32, then the halves of a float64.
-PN_DEVICE float number(const pn_words &P, int k, float) {
-    return __uint_as_float((unsigned)P[k]);
-}
-PN_DEVICE double number(const pn_words &P, int k, double) {
-    return __longlong_as_double((long long)((unsigned long long)P[k + 2] << 32 |
-                                            (unsigned)P[k + 1]));
-}
-
-// One head's rows of a matrix.
-struct Rows {
-    const T *x;
-    long long step;
-    int rows, width;
-    bool is_aligned;  // rows start and end at pieces of 16 bytes
-};
-// At words k: offset, then steps by batch, head and row.
-PN_DEVICE Rows rows_of(const T *x, const pn_words &P, int k, int b, int h, int rows, int width) {
-    return Rows{x + P[k] + b * P[k + 1] + h * P[k + 2], P[k + 3], rows, width, P[38] != 0};
-}
-
 // Rows [first, first + N) by columns [column, column + SLICE), zeros outside.
 template <int N> PN_DEVICE void load(T *to, const Rows &m, int first, int column) {
 #pragma unroll 4
     for (int q = 0; q < N * (SLICE / G) / THREADS; q++) {
         const int p = threadIdx.x + q * THREADS;
         const int row = p / (SLICE / G), c = p % (SLICE / G) * G;
-        Pack got;
+        Piece got;
 #pragma unroll
-        for (int e = 0; e < G; e++) got.at[e] = 0;
+        for (int e = 0; e < G; e++) got.at[e] = S{};
         if (first + row < m.rows) {
-            const T *from = m.x + (first + row) * m.step + column + c;
+            const S *from = m.x + (first + row) * m.step + column + c;
             if (m.is_aligned) {
-                if (column + c < m.width) got = *(const Pack *)from;
+                if (column + c < m.width) got = *(const Piece *)from;
             } else {
 #pragma unroll
                 for (int e = 0; e < G; e++)
                     if (column + c + e < m.width) got.at[e] = from[e];
             }
         }
-        *(Pack *)(to + row * PITCH + c) = got;
+        Pack made;
+#pragma unroll
+        for (int e = 0; e < G; e++) made.at[e] = pn_value(got.at[e]);
+        *(Pack *)(to + row * PITCH + c) = made;
     }
 }
 
@@ -128,23 +108,24 @@ PN_DEVICE void add(const T *other, const T (&w)[TM][SN], T (&sums)[TM][ON]) {
 
 // Writes a thread's sums, times `factor` of each row, from column `first` on, into rows
 // that lie by length, then head.
-PN_DEVICE void store(T *y, int b, int h, int heads, int row, int rows, int first, int width,
+PN_DEVICE void store(S *y, int b, int h, int heads, int row, int rows, int first, int width,
                      const T (&sums)[NS][TM][ON], const T (&factor)[TM]) {
     const int tx = threadIdx.x % TX;
 #pragma unroll
     for (int r = 0; r < TM; r++) {
         if (row + r >= rows) continue;
-        T *to = y + (((long long)b * rows + row + r) * heads + h) * width;
+        S *to = y + (((long long)b * rows + row + r) * heads + h) * width;
 #pragma unroll
         for (int n = 0; n < NS; n++)
 #pragma unroll
             for (int g = 0; g < ON / G; g++) {
                 const int column = first + n * SLICE + (g * TX + tx) * G;
-                Pack made;
+                Piece made;
 #pragma unroll
-                for (int e = 0; e < G; e++) made.at[e] = sums[n][r][g * G + e] * factor[r];
+                for (int e = 0; e < G; e++)
+                    pn_convert(&made.at[e], sums[n][r][g * G + e] * factor[r]);
                 if (width % G == 0) {
-                    if (column < width) *(Pack *)(to + column) = made;
+                    if (column < width) *(Piece *)(to + column) = made;
                 } else {
 #pragma unroll
                     for (int e = 0; e < G; e++)
@@ -153,63 +134,6 @@ PN_DEVICE void store(T *y, int b, int h, int heads, int row, int rows, int first
             }
     }
 }
-
-// What masks and drops: of head h of batch b, whose rows are counted from `before` on.
-struct Filter {
-    const pn_words &P;
-    int b, h, queries, keys;
-    bool causal;
-#if PN_MASK
-    const PN_M *mask;
-#endif
-#if PN_DROPS
-    const unsigned *state;
-#endif
-    PN_MEMBER bool is_seen(int i, int j) const {
-        return i < queries && j < keys && (!causal || j <= i);
-    }
-    PN_MEMBER T masked(T x, int i, int j) const {
-#if PN_MASK
-        const long long at = P[PN_MASK_AT] + b * P[PN_MASK_AT + 1] + h * P[PN_MASK_AT + 2] +
-                             i * P[PN_MASK_AT + 3] + j * P[PN_MASK_AT + 4];
-#if PN_MASK == 1
-        if (!mask[at]) x = LOWEST;
-#else
-        x += (T)pn_load(mask, at);
-#endif
-#endif
-        return x < LOWEST ? LOWEST : x;
-    }
-    // What dropout multiplies a weight by.
-    PN_MEMBER T factor(int i, int j) const {
-#if PN_DROPS
-        const unsigned long long blocks = ((unsigned)keys + 3) / 4;
-        const unsigned long long start = state[2] | (unsigned long long)state[3] << 32;
-        const unsigned long long row = ((unsigned long long)b * (int)P[1] + h) * queries + i;
-        const uint4 w = philox(start + row * blocks + j / 4, state[0], state[1]);
-        const unsigned word = j % 4 < 2 ? (j % 2 ? w.y : w.x) : j % 2 ? w.w : w.z;
-        return word >= (unsigned)P[9] ? number(P, 13, T()) : 0;
-#else
-        return 1;
-#endif
-    }
-};
-#if PN_MASK
-#define MASK_PARAMETER , const PN_M *mask
-#define MASK_GIVEN , mask
-#else
-#define MASK_PARAMETER
-#define MASK_GIVEN
-#endif
-#if PN_DROPS
-#define STATE_PARAMETER , const unsigned *state
-#define STATE_GIVEN , state + P[PN_STATE_AT]
-#define AFTER_PARAMETER , unsigned *after
-#else
-#define STATE_PARAMETER
-#define STATE_GIVEN
-#define AFTER_PARAMETER
-#endif
 
 #if defined(PN_STEP_forward)
 template <bool MOST> PN_DEVICE T of_lanes(T x) {
@@ -246,7 +170,7 @@ PN_DEVICE void soften(const Filter &f, T scale, int i, int j, T (&s)[TM][SN], T 
 }
 
 PN_ENTRY(forward, THREADS, 2)
-(T *y, T *lse AFTER_PARAMETER, const T *q, const T *k, const T *v MASK_PARAMETER STATE_PARAMETER,
+(S *y, T *lse AFTER_PARAMETER, const S *q, const S *k, const S *v MASK_PARAMETER STATE_PARAMETER,
  PN_P P) {
     PN_DYNAMIC_SHARED(T, own);
     T *const keys_slice = own + OWN * PITCH, *const values_slice = keys_slice + OTHER * PITCH;
@@ -313,23 +237,20 @@ PN_ENTRY(forward, THREADS, 2)
 PN_EXPORT(forward)
 #endif
 
-struct alignas(2 * sizeof(T)) Statistics {
-    T lse, inner;
-};
-
 #if defined(PN_STEP_statistics)
 // A warp a row; a row that sees nothing gets an lse that makes its weights 0.
 PN_ENTRY(statistics, THREADS)
-(Statistics *of_row, const T *dy, const T *y, const T *lse, PN_P P) {
+(Statistics *of_row, const S *dy, const S *y, const T *lse, PN_P P) {
     const int heads = (int)P[1], queries = (int)P[3], values = (int)P[6];
     const long long n = (long long)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     if (n >= P[0] * heads * queries) return;  // the whole warp
     const long long head = n / queries, b = head / heads, h = head - b * heads;
     const int i = (int)(n - head * queries);
-    const T *g = dy + P[28] + b * P[29] + h * P[30] + i * P[31];
-    const T *of = y + ((b * queries + i) * heads + h) * values;
+    const S *g = dy + P[28] + b * P[29] + h * P[30] + i * P[31];
+    const S *of = y + ((b * queries + i) * heads + h) * values;
     T inner = 0;
-    for (int c = threadIdx.x % 32; c < values; c += 32) inner = pn_fma(g[c], of[c], inner);
+    for (int c = threadIdx.x % 32; c < values; c += 32)
+        inner = pn_fma((T)pn_value(g[c]), (T)pn_value(of[c]), inner);
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)
         inner += __shfl_xor_sync(ALL, inner, distance);
@@ -379,8 +300,8 @@ PN_DEVICE void fetch(const Sides &m, T *shared, int at, int column) {
 
 #if defined(PN_STEP_queries)
 PN_ENTRY(queries, THREADS, 2)
-(T *dq, const Statistics *of_row, const T *dy, const T *q, const T *k,
- const T *v MASK_PARAMETER STATE_PARAMETER, PN_P P) {
+(S *dq, const Statistics *of_row, const S *dy, const S *q, const S *k,
+ const S *v MASK_PARAMETER STATE_PARAMETER, PN_P P) {
     PN_DYNAMIC_SHARED(T, shared);
     const int heads = (int)P[1], queries = (int)P[3], keys = (int)P[4];
     const int width = (int)P[5], values = (int)P[6], tiles = (queries + OWN - 1) / OWN;
@@ -429,8 +350,8 @@ PN_EXPORT(queries)
 
 #if defined(PN_STEP_keys)
 PN_ENTRY(keys, THREADS, 2)
-(T *dk, T *dv, const Statistics *of_row, const T *dy, const T *q, const T *k,
- const T *v MASK_PARAMETER STATE_PARAMETER, PN_P P) {
+(S *dk, S *dv, const Statistics *of_row, const S *dy, const S *q, const S *k,
+ const S *v MASK_PARAMETER STATE_PARAMETER, PN_P P) {
     PN_DYNAMIC_SHARED(T, shared);
     const int heads = (int)P[1], groups = (int)P[2], queries = (int)P[3], keys = (int)P[4];
     const int width = (int)P[5], values = (int)P[6], tiles = (keys + OWN - 1) / OWN;

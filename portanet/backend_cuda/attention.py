@@ -15,7 +15,7 @@ from ..program import Program
 from .plan import Gpu, Plan, Step, ceil_div
 
 THREADS = 128
-ALIGNED = 38  # the word that says whether rows lie in pieces of 16 bytes
+ALIGNED = 38  # the word that says whether rows lie in pieces
 NO_FILTER = (("PN_MASK", 0), ("PN_DROPS", 0))
 ENOUGH = 256  # blocks that keep a GPU busy; with fewer, tiles are halved
 
@@ -47,7 +47,7 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     """The steps of `forward` or `backward`."""
     batch, heads, groups, queries, keys, width, values = words[:7]
     is_forward = program.options[0] == "forward"
-    itemsize = program.outputs[0].itemsize
+    itemsize = program.outputs[0].compute.itemsize
     inputs = len(program.outputs)
     rest = inputs + (3 if is_forward else 6)
     defines, extra = _filter(program, rest, 28 if is_forward else 32)
@@ -111,7 +111,7 @@ def _filter(program: Program, rest: int, at: int) -> tuple[tuple, tuple[int, ...
 
 
 def _is_aligned(words: Sequence[int], is_forward: bool, lanes: int) -> bool:
-    """Whether every row starts, and ends, at a piece of 16 bytes."""
+    """Whether every row starts, and ends, at a piece of so many elements."""
     return not any(
         w % lanes for w in (*words[5:7], *words[16 : 28 if is_forward else 32])
     )

@@ -179,7 +179,8 @@ def _lower(emit, q, k, v, *rest, scale, causal, p):
     full, dtype = (*made[1].shape, specs[1].shape[2]), q.layout.dtype
     mask, state = _rest(rest, p)
     state = None if state is None else emit.contiguous(state)
-    y = _by_length(emit, made[0].shape, dtype.compute)
+    own = emit.kernel_dtype("attention", dtype)
+    y = _by_length(emit, made[0].shape, own)
     lse = emit.empty(made[1].shape, dtype.compute)
     after = [emit.empty((4,), uint32)] if p else []
     if 0 in full:
@@ -188,7 +189,7 @@ def _lower(emit, q, k, v, *rest, scale, causal, p):
         if p:
             emit.copy(state, after[0])
     else:
-        q, k, v = (_rows(emit, x, dtype.compute) for x in (q, k, v))
+        q, k, v = (_rows(emit, x, own) for x in (q, k, v))
         words = _words(full, q, k, v, None, mask, state, scale, causal, p)
         inputs = [x for x in (q, k, v, mask, state) if x is not None]
         emit.kernel(
@@ -200,17 +201,18 @@ def _lower(emit, q, k, v, *rest, scale, causal, p):
 def _lower_back(emit, dy, y, lse, q, k, v, *rest, scale, causal, p):
     shapes, dtype = [x.layout.shape for x in (q, k, v)], q.layout.dtype
     full = (*lse.layout.shape, shapes[1][2])
-    made = [_by_length(emit, shape, dtype.compute) for shape in shapes]
+    own = emit.kernel_dtype("attention", dtype)
+    made = [_by_length(emit, shape, own) for shape in shapes]
     if 0 in full:
         for x in made:
             emit.fill(0, x)
     else:
         mask, state = _rest(rest, p)
         state = None if state is None else emit.contiguous(state)
-        dy, q, k, v = (_rows(emit, x, dtype.compute) for x in (dy, q, k, v))
+        dy, q, k, v = (_rows(emit, x, own) for x in (dy, q, k, v))
         words = _words(full, q, k, v, dy, mask, state, scale, causal, p)
         # The kernel reads y and lse as forward wrote them.
-        y = _as_written(emit, y, _steps(y.layout.shape), dtype.compute)
+        y = _as_written(emit, y, _steps(y.layout.shape), own)
         lse = _as_written(emit, lse, row_major(lse.layout.shape), dtype.compute)
         inputs = [dy, y, lse, q, k, v, mask, state]
         inputs = [x for x in inputs if x is not None]

@@ -118,8 +118,9 @@ class Program:
     modes: str = ""
     rank: int = 0
     label: str = ""  # the operator that asked, for messages
-    # So many launches of one program side by side, each with one output and one input. The
-    # words: for each how many words it has and the offset of its output; then those of each.
+    # So many launches of one program side by side, each with its part of the outputs and of
+    # the inputs. The words: for each how many it has and, of reductions, the offset of its
+    # output; then those of each.
     copies: int = 0
     # Of elementwise programs and of copies: the number of each operand's buffer, where some
     # outputs, or some inputs, are known to be in one. Else empty.
@@ -151,6 +152,27 @@ class Program:
             return self
         made, own = self.expression.inputs[0], self.inputs[:OWN_INPUTS]
         return Program(self.kernel, (made,), own, self.options, label=self.label)
+
+    @property
+    def one_copy(self) -> Program:
+        """The program of one of the launches side by side."""
+        outs, ins = (len(x) // self.copies for x in (self.outputs, self.inputs))
+        return replace(
+            self,
+            outputs=self.outputs[:outs],
+            inputs=self.inputs[:ins],
+            copies=0,
+            buffers=(),
+        )
+
+    def copies_of(self, words: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+        """(offset of the output, words) of each of the launches side by side."""
+        found, at = [], 2 * self.copies
+        for c in range(self.copies):
+            length, offset = words[2 * c : 2 * c + 2]
+            found.append((offset, tuple(words[at : at + length])))
+            at += length
+        return found
 
 
 OWN_INPUTS = 2  # of a kernel that may have an epilogue
@@ -239,6 +261,7 @@ class Backend(Protocol):
     ]  # kernels that take operands of 16 bits, where others get them
     # widened by a launch of their own; may be missing
     copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
+    max_copied: int  # buffers that such a launch may have; without it, max_operands
     writes_in_place: bool  # an output may be an input that is read in the same order
 
     def sequence(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 TESTS = Path(__file__).parent
 KERNELS = [
     f"tests/test_cuda_{name}.py"
-    for name in ("kernels", "rows", "attention", "normalise", "recurrent")
+    for name in ("kernels", "rows", "attention", "normalise", "recurrent", "beside")
 ]
 BARRIER = "__syncthreads();"
 
@@ -104,6 +104,12 @@ FAULTS = (
           "if (thread == 0) pn_taken();", "", WGMMA),
     Fault("wgmma: the last results are not waited for", "matmul.cu",
           "if (threadIdx.x % 128 == 0) pn_taken();", "", WGMMA),
+    Fault("beside: the first block of a launch is taken for the one before", "pn.cuh",
+          "table.first[copy + step] <= block", "table.first[copy + step] < block",
+          "updated_by_its_own and float32"),
+    Fault("beside: the search for a launch ends early", "pn.cuh",
+          "int step = 256; step > 0", "int step = 256; step > 1",
+          "updated_by_its_own and float32"),
     Fault("tile: a stale slice", "tile.cuh", "which ^= 1;", "", SMALL_TILE),
     Fault("rows: a barrier that not all reach", "reduce.cu",
           "parts[t / 32] = a;\n    __syncthreads();",

@@ -19,7 +19,7 @@ import numpy as np
 from ..dtypes import ALL, Dtype
 from ..program import Program
 from ..program import fault as fault_of
-from . import dlpack, lower
+from . import beside, dlpack, lower
 from .plan import MAP_BYTES, Gpu, Plan, Step
 from .sequence import Replay
 
@@ -67,12 +67,16 @@ class Launch:
         count = self.operands * width
         fault = [backend._fault_address(), backend._label_number(self.label)]
         values = [0] * count + (fault if self.can_fault else [])
-        size = lower.words_declared(len(step.words))
+        size = len(step.words)
+        if not step.is_table:
+            size = lower.words_declared(size)
         words = [*step.words, *[0] * (size - len(step.words))]
         self.arguments = (ctypes.c_int64 * (len(values) + size))(*values, *words)
         base = ctypes.addressof(self.arguments)
         starts = [*range(0, count, width)]
         starts += [*([count] if self.can_fault else []), len(values)]
+        if step.is_table:  # one argument
+            starts = [0]
         self.addresses = (ctypes.c_void_p * len(starts))(
             *[base + 8 * i for i in starts]
         )
@@ -129,6 +133,8 @@ def _nothing(*buffers: Buffer) -> None:
 
 def plan_of(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     """The steps of a launch, chosen by the module of the kernel's stem."""
+    if program.copies:
+        return beside.plan(program, words, gpu, plan_of)
     module = importlib.import_module(f".{program.kernel}", __package__)
     return module.plan(program, tuple(words), gpu)
 
@@ -153,6 +159,8 @@ class Backend:
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
     epilogues = frozenset({"matmul"})
+    copies = frozenset({"elementwise"})
+    max_copied = 1000  # more than a table of one launch holds
     writes_in_place = True
     has_tf32 = True  # where the GPU has it; plans know
     halves = frozenset({"attention"})

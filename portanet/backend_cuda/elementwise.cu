@@ -3,7 +3,8 @@
 // less, one that is the same for all of them is read once.
 // Words: n, the offset of each operand, shape[rank], strides[rank] of each "v" operand.
 // The lines between are written by lower.py: a coordinate for each dimension, a load for
-// each input, a line for each instruction, a store for each output.
+// each input, a line for each instruction, a store for each output; and first, of launches
+// side by side, which one this block is of.
 
 #define W(k) ((PN_INDEX)P[k])
 
@@ -17,9 +18,10 @@ PN_DEVICE void element($parameters) {
 $body
 }
 
-PN_ENTRY(elementwise, 256)($operands, PN_P P) {
+PN_ENTRY(elementwise, 256)($operands) {
+$start
     const PN_INDEX n = W(0);
-    PN_INDEX i = ((PN_INDEX)blockIdx.x * 256 + (PN_INDEX)threadIdx.x) * PN_VECTOR;
+    PN_INDEX i = ((PN_INDEX)block * 256 + (PN_INDEX)threadIdx.x) * PN_VECTOR;
     if (i >= n) return;
 $kernel
 }

@@ -92,13 +92,16 @@ def text(program: Program, step: Step) -> str:
 
 @functools.lru_cache(64)  # many steps of a plan may have one text
 def _text(program: Program, words: int, defines: tuple) -> str:
+    if program.copies:
+        program = program.one_copy
     rows = program.expression is not None and program.expression.has_rows
     if program.has_epilogue and "PN_EPILOGUE" not in dict(defines):
         program = program.without_epilogue  # a step before the one that applies it
     names = [f"Y{j}" for j in range(len(program.outputs))]
     names += [f"X{j}" for j in range(len(program.inputs))]
     dtypes = (*program.outputs, *program.inputs)
-    lines = [f"#define PN_WORDS {words}"]
+    # Of launches side by side the plan says how many each has.
+    lines = [] if "PN_WORDS" in dict(defines) else [f"#define PN_WORDS {words}"]
     lines += [
         f"#define PN_{name} {STORED_AS[t]}"
         for name, t in zip(names, dtypes, strict=True)
@@ -150,16 +153,32 @@ def elementwise(program: Program, template: str, defines: dict) -> str:
     parameters += [f"PN_Y{j} *y{j}" for j in range(len(program.outputs))]
     if program.can_fault:
         parameters.append("pn_fault fault")
+    copied = "PN_COPIES" in defines
     lines = body(program.expression)
     lines += [
         f"pn_convert(y{j}, v{v});" for j, v in enumerate(program.expression.outputs)
     ]
     return Template(template).substitute(
         parameters=", ".join(parameters),
-        operands=", ".join(_operands(program)),
+        operands="PN_T table" if copied else ", ".join([*_operands(program), "PN_P P"]),
+        start="\n".join(f"    {line}" for line in _start(program, copied)),
         body="\n".join(f"    {line}" for line in lines),
         kernel="\n".join(f"    {line}" for line in _kernel(program, defines)),
     )
+
+
+def _start(program: Program, copied: bool) -> list[str]:
+    """The block's number and, of launches side by side, what is its own of the table."""
+    if not copied:
+        return ["const unsigned block = blockIdx.x;"]
+    outputs = len(program.outputs)
+    lines = ["const int copy = pn_copy(table, blockIdx.x);"]
+    lines.append("const unsigned block = blockIdx.x - (unsigned)table.first[copy];")
+    lines.append("const pn_words &P = table.words[copy];")
+    for k, operand in enumerate(_operands(program)):
+        kind = f"PN_Y{k} *" if k < outputs else f"const PN_X{k - outputs} *"
+        lines.append(f"{operand} = ({kind})table.at[copy][{k}];")
+    return lines
 
 
 def epilogue(program: Program, defines: dict) -> str:
@@ -200,7 +219,7 @@ def _kernel(program: Program, defines: dict) -> list[str]:
     """From the thread's first element to its stores."""
     together = defines["PN_TOGETHER"]  # a letter an operand: "p" in a pack, "o" one
     outputs, inputs = len(program.outputs), len(program.inputs)
-    at = positions(program, "i")
+    at = positions(program, "i", "PN_COPIES" not in defines)
     lines = coordinates(program, "i")
     for j in range(inputs):
         if together[outputs + j] == "o":
@@ -249,12 +268,13 @@ def coordinates(program: Program, element: str) -> list[str]:
     return lines
 
 
-def positions(program: Program, element: str) -> list[str]:
-    """Where each operand's element number `element` lies, as expressions."""
+def positions(program: Program, element: str, offsets: bool = True) -> list[str]:
+    """Where each operand's element number `element` lies, as expressions; without `offsets`
+    each begins where its buffer does."""
     rank, found = program.rank, []
     strides = 1 + len(program.modes) + rank
     for j, mode in enumerate(program.modes):
-        at = f"W({1 + j})"
+        at = f"W({1 + j})" if offsets else "0"
         if mode == "c":
             at += f" + {element}"
         elif mode == "r":

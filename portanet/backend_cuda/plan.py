@@ -46,6 +46,7 @@ class Step:
     defines: tuple[tuple[str, int | str], ...] = ()  # macros of this variant
     shared: int = 0  # bytes of dynamic shared memory
     maps: tuple[TensorMap, ...] = ()  # one for each operand, or none
+    is_table: bool = False  # operands and words are those of a pn_table; see beside.py
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,27 @@ PN_DEVICE long long pn_quotient(long long a, long long b) {
     return (long long)((unsigned long long)a / (unsigned long long)b);
 }
 
+// ---- Launches side by side: a table of what each would get (beside.py). A block finds which
+// one it is of.
+
+#if defined(PN_COPIES)
+struct pn_table {
+    void *at[PN_COPIES][PN_OPERANDS];
+    long long first[PN_COPIES];  // the number of each one's first block, ascending
+    pn_words words[PN_COPIES];
+};
+#define PN_T const __grid_constant__ pn_table
+// The last launch that begins with this block or before it.
+PN_DEVICE int pn_copy(const pn_table &table, unsigned block) {
+    int copy = 0;
+#pragma unroll
+    for (int step = 256; step > 0; step /= 2)
+        if (step < PN_COPIES)
+            if (copy + step < PN_COPIES && table.first[copy + step] <= block) copy += step;
+    return copy;
+}
+#endif
+
 // ---- Faults, as portanet/program.py numbers them. The first one is kept until a read.
 
 enum { PN_INDEX_OUT_OF_RANGE = 1, PN_NAN_TO_INTEGER = 2 };

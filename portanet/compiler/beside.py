@@ -2,24 +2,27 @@
 
 The gradients of biases, of the weights of a norm, are such launches: small sums over matrices
 that are there at about the same time. So are the copies into regions of one array, as those of
-`concat`. The earlier ones wait for the last, so what they read stays alive for longer; as long
-as that is little.
+`concat`; and, on a device that joins elementwise work, what one formula makes of many arrays,
+as the updates of all parameters. The earlier ones wait for the last, so what they read stays
+alive for longer; as long as the most that is alive at once hardly grows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..arrays import Handle
+from ..arrays import Handle, elementwise_program
+from ..program import Program
 from . import memory
 from .absorb import absorb
 from .cost import SLACK
 from .graph import Graph, Work
+from .pack import MEMBER_BYTES
 from .regions import Box, box_of, meet
 from .walk import is_whole
 
-# Of the bytes of all temporaries, what may stay alive longer for one launch.
+# Of the most bytes of temporaries alive at once, what may be added.
 LONGER = 1 / 16
 
 
@@ -33,12 +36,41 @@ class _Group:
     ins: set[int] = field(default_factory=set)
 
 
+class _Alive:
+    """Bytes of temporaries alive at each piece of work."""
+
+    def __init__(self, graph: Graph):
+        self.spans = memory.lifetimes(graph)
+        self.sizes = {s: graph.slots[s].nbytes for s in self.spans}
+        self.at = [0] * len(graph.work)
+        for slot, (first, last) in self.spans.items():
+            self._add(slot, first, last)
+        peak = max(self.at, default=0)
+        self.most = peak + max(SLACK, LONGER * peak)
+
+    def _add(self, slot: int, first: int, last: int) -> None:
+        for k in range(first, last + 1):
+            self.at[k] += self.sizes[slot]
+
+    def wait(self, slots: set[int], i: int) -> bool:
+        """Keep these alive up to number i, if that does not take too much."""
+        late = [s for s in slots if s in self.spans and self.spans[s][1] < i]
+        before = list(self.at)
+        for s in late:
+            self._add(s, self.spans[s][1] + 1, i)
+        if late and max(self.at[: i + 1]) > self.most:
+            self.at = before
+            return False
+        for s in late:
+            self.spans[s] = self.spans[s][0], i
+        return True
+
+
 def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
     """Join the work of these kernels, with at most so many buffers to bind."""
     if not kernels:
         return
-    spans = memory.lifetimes(graph)
-    most = max(SLACK, LONGER * memory.plan(graph).nbytes)
+    alive = _Alive(graph)
     done: list[_Group] = []
     groups: dict[Hashable, _Group] = {}
     for i, w in enumerate(graph.work):
@@ -48,7 +80,7 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
         if key is None:
             continue
         group = groups.get(key)
-        if group is None or not _fits(graph, group, i, spans, most, max_operands):
+        if group is None or not _fits(graph, group, i, alive, max_operands):
             done += [group] if group else []
             group = groups[key] = _Group()
         group.numbers.append(i)
@@ -61,7 +93,8 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
         work = [graph.work[i] for i in group.numbers]
         if len(work) < 2:
             continue
-        joined = _regions(work) if work[0].expression else _copies(graph, work)
+        is_region = _box(graph, work[0]) is not None
+        joined = _regions(work) if is_region else _copies(graph, work)
         if joined is not None:
             gone.update(group.numbers)
             made[group.numbers[-1]] = joined
@@ -74,10 +107,11 @@ def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
     """What is equal of work that may be joined; None where it may not be."""
     p = w.program
     if w.expression is not None:
-        plain = not w.row and not w.can_fault and len(w.outs) == 1
-        if not plain or _box(graph, w) is None:
+        if w.row or w.can_fault:
             return None
-        return w.outs[0].slot, w.shape, w.outs[0].layout.strides
+        if len(w.outs) == 1 and _box(graph, w) is not None:
+            return w.outs[0].slot, w.shape, w.outs[0].layout.strides
+        return _formula(graph, w) if "elementwise" in kernels else None
     if p is None or p.kernel not in kernels or p.can_fault or p.expression is not None:
         return None
     if len(w.outs) != 1 or len(w.ins) != 1 or p.options[0].startswith("arg"):
@@ -85,6 +119,23 @@ def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
     home = graph.home()
     apart = home.get(w.ins[0].slot, -1) != home.get(w.outs[0].slot, -2)
     return replace(p, label="") if apart else None
+
+
+def _formula(graph: Graph, w: Work) -> Program | None:
+    """What is equal of elementwise work on many arrays: each operand is all of one, in order,
+    or one number. None where launches are not what it costs."""
+    if any(graph.slots[h.slot].nbytes > MEMBER_BYTES for h in w.outs):
+        return None
+    program, words = _program(w)
+    plain = not program.rank and not any(words[1:])
+    return replace(program, label="") if plain else None
+
+
+def _program(w: Work) -> tuple[Program, Sequence[int]]:
+    if w.expression is not None:
+        return elementwise_program(w.label, w.expression, w.outs, w.ins)
+    assert w.program is not None
+    return w.program, w.words
 
 
 def _needs(graph: Graph, w: Work, group: _Group, alike: bool) -> bool:
@@ -117,7 +168,9 @@ def _box(graph: Graph, w: Work) -> Box | None:
     return box_of(x, sizes)
 
 
-def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -> bool:
+def _fits(
+    graph: Graph, group: _Group, i: int, alive: _Alive, max_operands: int
+) -> bool:
     w, home = graph.work[i], graph.home()
     slots = group.outs | {h.slot for h in w.outs}
     outs, ins = {home.get(s, s) for s in slots}, group.ins | {h.slot for h in w.ins}
@@ -125,9 +178,7 @@ def _fits(graph: Graph, group: _Group, i: int, spans, most, max_operands: int) -
     bound = 1 if len(outs) == 1 else len(slots)
     if bound + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
         return False
-    # What would end before this, and now waits for it.
-    late = [s for s in group.ins if s in spans and spans[s][1] < i]
-    return sum(graph.slots[s].nbytes for s in late) <= most
+    return alive.wait(group.ins, i)
 
 
 def _regions(work: list[Work]) -> Work | None:
@@ -143,24 +194,28 @@ def _regions(work: list[Work]) -> Work | None:
 
 def _copies(graph: Graph, work: list[Work]) -> Work:
     """Launches of one kernel as one."""
-    outs, home = [w.outs[0] for w in work], graph.home()
+    outs, home = [h for w in work for h in w.outs], graph.home()
     shared = {home.get(h.slot, -1) for h in outs}
     if len(shared) == 1 and shared != {-1}:
         outs = [_inside(graph, h, home[h.slot]) for h in outs]
-    first = work[0].program
-    assert first is not None
+    first, _ = _program(work[0])
+    every = [_program(w)[1] for w in work]
     program = replace(
         first,
         outputs=first.outputs * len(work),
         inputs=first.inputs * len(work),
         copies=len(work),
     )
-    words = [n for w, h in zip(work, outs) for n in (len(w.words), h.layout.offset)]
-    words += [n for w in work for n in w.words]
-    parts = [p for w in work for p in w.parts]
-    ins = [w.ins[0] for w in work]
+    offsets = [h.layout.offset for h in outs[:: len(first.outputs)]]
+    words = [n for own, at in zip(every, offsets) for n in (len(own), at)]
+    words += [n for own in every for n in own]
     return work[-1].but(
-        outs=outs, ins=ins, program=program, words=tuple(words), parts=parts
+        outs=outs,
+        ins=[h for w in work for h in w.ins],
+        expression=None,
+        program=program,
+        words=tuple(words),
+        parts=[p for w in work for p in w.parts],
     )
 
 

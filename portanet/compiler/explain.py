@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..scalars import Expression
-from .graph import Work
+from .graph import Work, members
 from .plan import Plan
 from .roofs import roofs
 
@@ -54,8 +54,9 @@ def _flops(w: Work) -> int:
         return 2 * math.prod(w.words[:4]) * math.prod(taps)
     if w.program is not None and w.program.kernel == "attention":
         return _attention_flops(w)
-    count = w.program.copies if w.program is not None else 0
-    return sum(math.prod(h.layout.shape) for h in w.ins[: max(count, 1)])
+    if w.program is not None and w.program.copies:
+        return sum(map(_flops, members(w)))
+    return sum(math.prod(h.layout.shape) for h in w.ins[:1])
 
 
 def _instructions(expression: Expression) -> int:

@@ -27,7 +27,7 @@ def fuse(
     graph: Graph, max_operands: int, small: int = SMALL, packed: Container[int] = ()
 ) -> None:
     """Join elementwise work where it fits, in one pass over the work. What makes the slots
-    `packed` is not joined to share a launch: it stays alike, for the pass `pack`."""
+    `packed` is not joined to share a launch: it stays alike, for `pack` and `beside`."""
     groups = Groups(graph, max_operands, small, packed)
     for i in range(len(graph.work)):
         groups.add(i)

@@ -103,6 +103,24 @@ class Graph:
         return found
 
 
+def members(w: Work) -> list[Work]:
+    """The launches that go side by side as one; else the one that there is."""
+    p = w.program
+    if p is None or not p.copies:
+        return [w]
+    one, outs, ins = p.one_copy, len(w.outs) // p.copies, len(w.ins) // p.copies
+    return [
+        w.but(
+            outs=w.outs[outs * c : outs * (c + 1)],
+            ins=w.ins[ins * c : ins * (c + 1)],
+            expression=one.expression,
+            program=None if one.expression else one,
+            words=words,
+        )
+        for c, (_, words) in enumerate(p.copies_of(w.words))
+    ]
+
+
 def dependencies(work: Sequence[Work]) -> list[set[int]]:
     """For each piece of work, the numbers of those that must run before it: who wrote what
     it reads or writes, and who reads what it writes."""

@@ -6,7 +6,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 
 from ..program import ALIGNMENT
-from .graph import Graph
+from .graph import Graph, members
 
 
 @dataclass
@@ -148,8 +148,11 @@ def in_place(graph: Graph, pairs: dict[int, int]) -> dict[int, int]:
         made = writers.get(new, [])
         if len(made) != 1 or graph.slots[new].nbytes != graph.slots[old].nbytes:
             continue
-        w = graph.work[made[0]]
+        beside = members(graph.work[made[0]])
+        (w,) = [m for m in beside if any(h.slot == new for h in m.outs)]
         if w.expression is None or w.can_fault:
+            continue
+        if any(h.slot == old for m in beside if m is not w for h in m.ins):
             continue
         if max(readers.get(old, [0])) > made[0]:
             continue

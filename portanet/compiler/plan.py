@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
@@ -55,9 +55,13 @@ def optimise(
         give_epilogues(graph, able, most, pairs)
     formulas = sums.lift(graph)
     packs = _packs(graph.device.backend) and memory_limit is None
+    copies = getattr(graph.device.backend, "copies", ()) if memory_limit is None else ()
     # Work that joins only to save a launch would have all its inputs wait for it.
     fuse.fuse(
-        graph, most, fuse.SMALL if memory_limit is None else 0, pairs if packs else {}
+        graph,
+        most,
+        fuse.SMALL if memory_limit is None else 0,
+        _alike(graph, pairs, packs, copies),
     )
     sums.settle(graph, formulas)
     fold.simplify(graph)
@@ -70,8 +74,7 @@ def optimise(
         recompute.recompute(graph, memory_limit, results)
     if packs:
         pack.pack(graph, pairs, most)
-    if memory_limit is None:
-        beside.join(graph, getattr(graph.device.backend, "copies", ()), most)
+    beside.join(graph, copies, getattr(graph.device.backend, "max_copied", most))
 
 
 def _packs(backend: Any) -> bool:
@@ -79,6 +82,17 @@ def _packs(backend: Any) -> bool:
     is written in place stays where it is."""
     in_place = getattr(backend, "writes_in_place", False)
     return hasattr(backend, "part") and not in_place
+
+
+def _alike(
+    graph: Graph, pairs: dict[int, int], packs: bool, copies: Collection[str]
+) -> Collection[int]:
+    """Slots whose writers are to stay alike: new values of states and, where each update
+    has operands of its own, what is made for it alone, as a clipped gradient."""
+    if "elementwise" in copies:
+        read = [h for w in graph.work if pack.updates(graph, w, pairs) for h in w.ins]
+        return pairs.keys() | {h.slot for h in read}
+    return pairs if packs else ()
 
 
 def _written_in_place(graph: Graph, pairs: dict[int, int]) -> dict[int, int]:

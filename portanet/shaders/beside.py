@@ -19,28 +19,6 @@ from .step import Plan, Step
 FIRST_GROUP, PARTIAL, OUTPUT = 0, 1, 2  # the table after the words of all
 
 
-def single(program: Program) -> Program:
-    """The program of one copy."""
-    return replace(
-        program,
-        outputs=program.outputs[:1],
-        inputs=program.inputs[:1],
-        buffers=(),
-        copies=0,
-    )
-
-
-def copies_of(program: Program, words: Sequence[int]) -> list[tuple[int, tuple]]:
-    """(offset of the output, words) of each copy."""
-    k, found = program.copies, []
-    at = 2 * k
-    for c in range(k):
-        length, offset = words[2 * c : 2 * c + 2]
-        found.append((offset, tuple(words[at : at + length])))
-        at += length
-    return found
-
-
 def _some(program: Program, chosen: Sequence[int]) -> tuple[Program, list[int]]:
     """The program of some of the copies, and which operands it has."""
     k = program.copies
@@ -66,8 +44,8 @@ def plan(
 ) -> Plan:
     """Those that take the same steps go side by side. `text`: of a program that reads, and
     that writes partial results; `room`: words that a step of one has."""
-    copies = copies_of(program, words)
-    plans = [plan_one(single(program), one) for _, one in copies]
+    copies = program.copies_of(words)
+    plans = [plan_one(program.one_copy, one) for _, one in copies]
     alike: dict[tuple, list[int]] = {}
     for c, made in enumerate(plans):
         alike.setdefault(tuple((s.entry, s.text) for s in made.steps), []).append(c)

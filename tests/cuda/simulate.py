@@ -171,11 +171,14 @@ def run_step(made: Program, step: Step, buffers, record: FaultRecord) -> None:
     if step.maps:
         pairs = zip(step.maps, addresses, strict=True)
         arguments = [encoded(seen, a) for seen, a in pairs]
+    if step.is_table:
+        size = len(addresses) + len(step.words)
+        arguments = [(ctypes.c_int64 * size)(*addresses, *step.words)]
     if made.can_fault:
         arguments.append(Fault(ctypes.addressof(record), LABEL))
-    arguments.append(
-        (ctypes.c_int64 * lower.words_declared(len(step.words)))(*step.words)
-    )
+    if not step.is_table:
+        size = lower.words_declared(len(step.words))
+        arguments.append((ctypes.c_int64 * size)(*step.words))
     count, sizes = ctypes.c_int(), (ctypes.c_size_t * 16)()
     getattr(library, f"cusim_params_{step.entry}_text")(ctypes.byref(count), sizes)
     given = [ctypes.sizeof(a) for a in arguments]

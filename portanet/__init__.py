@@ -214,6 +214,7 @@ from .ops.sort import (
     unique_values,
 )
 from .naming import name_errors as _name_errors
+from .renames import no_function as _no_function
 from .precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .random import (
     Generator,
@@ -246,7 +247,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".{name}", __name__)
     if name in _FROM:
         return getattr(importlib.import_module(f".{_FROM[name]}", __name__), name)
-    raise AttributeError(f"module 'portanet' has no attribute {name!r}")
+    raise _no_function("portanet", name)
 
 
 def __dir__() -> list[str]:

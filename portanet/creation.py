@@ -180,23 +180,32 @@ def full(
     return Tensor(broadcast_to(one, sizes).value).requires_grad_(requires_grad)
 
 
+def _sizes(name: str, shape: tuple) -> Any:
+    """The shape of `zeros((2, 3))`, `zeros(3)` or `zeros(2, 3)`."""
+    if not shape:
+        raise TypeError(f"{name}: a shape is needed; () is that of a single number")
+    return shape[0] if len(shape) == 1 else shape
+
+
 def zeros(
-    shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False
+    *shape: Any, dtype: Any = float32, device: Any = None, requires_grad=False
 ) -> Tensor:
-    """A tensor of zeros."""
-    return full(shape, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+    """A tensor of zeros: `zeros((2, 3))` or `zeros(2, 3)`."""
+    sizes = _sizes("zeros", shape)
+    return full(sizes, 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def ones(
-    shape: Any, *, dtype: Any = float32, device: Any = None, requires_grad=False
+    *shape: Any, dtype: Any = float32, device: Any = None, requires_grad=False
 ) -> Tensor:
-    """A tensor of ones."""
-    return full(shape, 1, dtype=dtype, device=device, requires_grad=requires_grad)
+    """A tensor of ones: `ones((2, 3))` or `ones(2, 3)`."""
+    sizes = _sizes("ones", shape)
+    return full(sizes, 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def empty(shape: Any, *, dtype: Any = float32, device: Any = None) -> Tensor:
+def empty(*shape: Any, dtype: Any = float32, device: Any = None) -> Tensor:
     """Zeros: memory that nobody has written is never shown."""
-    return zeros(shape, dtype=dtype, device=device)
+    return zeros(*shape, dtype=dtype, device=device)
 
 
 def full_like(

@@ -61,10 +61,12 @@ def canonical(name: str) -> str:
     return name.removesuffix(":0")
 
 
-def get(name: str | Device) -> Device:
+def get(name: str | Device | device) -> Device:
     """The device of this name, opened. DeviceError says why it can't be."""
     if isinstance(name, Device):
         return name
+    if isinstance(name, device):
+        return name.device
     if not isinstance(name, str):
         raise TypeError(f"device: a name such as 'cpu' is expected, not {name!r}")
     found = _open.get(name)
@@ -176,6 +178,8 @@ def set_default_device(name: str | Device) -> None:
 class device:
     """`with device("wgpu"):` makes new tensors there inside the block, in this thread.
 
+    It may stand where a device is asked for, as in `model.to(pn.device("wgpu"))`.
+
     >>> import portanet as pn
     >>> with pn.device("cpu"):
     ...     pn.zeros(2).device
@@ -184,6 +188,14 @@ class device:
 
     def __init__(self, name: str | Device):
         self.device = get(name)
+
+    def __repr__(self) -> str:
+        return repr(self.device)
+
+    @property
+    def type(self) -> str:
+        """The name without the number of the adapter."""
+        return self.device.type
 
     def __enter__(self) -> Device:
         _choice.stack = (*_choice.stack, self.device)

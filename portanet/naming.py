@@ -13,6 +13,8 @@ from .errors import OutOfMemoryError
 from .op import check_tensor, named
 
 _HEAD = re.compile(r"([A-Za-z_][\w.]*)[\w. ]*: ")
+# What Python says where arguments do not fit a signature.
+_BOUND = re.compile(r"[\w.<>]+\(\) (got|takes|missing) ")
 _RAISED = (
     AttributeError, TypeError, ValueError, IndexError, OverflowError, MemoryError,
     struct.error,
@@ -55,18 +57,39 @@ def _renamed(name: str, error: Exception, values: tuple) -> Exception | None:
     return kind(f"{name}: {error}")
 
 
+# As PyTorch takes `axis` for `dim`, so is `dim` taken for `axis` here.
+_AXIS = {"dim": "axis", "keepdim": "keepdims"}
+
+
+def _binds(f: Callable, error: Exception) -> str:
+    """The signature of f, where it is what the call did not fit."""
+    if not _BOUND.match(str(error)):
+        return ""
+    import inspect
+
+    rest = [p for p in inspect.signature(f).parameters.values() if p.name != "self"]
+    plain = [p.replace(annotation=p.empty) for p in rest]
+    return f"; it is {f.__name__}{inspect.Signature(plain)}"
+
+
 def naming(f: Callable) -> Callable:
-    """f, whose exceptions begin with its name."""
-    name = f.__name__
+    """f, whose exceptions begin with its name, and whose `axis` may be called `dim`."""
+    name, code = f.__name__, f.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    has_axis = not {"axis", "keepdims"}.isdisjoint(known) and "dim" not in known
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if has_axis and kwargs and not _AXIS.keys().isdisjoint(kwargs):
+            kwargs = {_AXIS.get(key, key): value for key, value in kwargs.items()}
         try:
             return f(*args, **kwargs)
         except _RAISED as error:
             better = _renamed(name, error, (*args, *kwargs.values()))
             if better is None:
                 raise
+            if type(error) is TypeError and (fits := _binds(f, error)):
+                better = TypeError(f"{better}{fits}")
         raise better
 
     return call
@@ -74,8 +97,10 @@ def naming(f: Callable) -> Callable:
 
 def name_errors(namespace: dict[str, Any], *modules: str) -> None:
     """Put `naming` around the public functions of these modules in a namespace."""
-    for key, value in list(namespace.items()):
-        if isinstance(value, types.FunctionType) and not key.startswith("_"):
+    public = namespace.get("__all__") or [k for k in namespace if not k.startswith("_")]
+    for key in public:
+        value = namespace[key]
+        if isinstance(value, types.FunctionType):
             if value.__module__.startswith(modules):
                 namespace[key] = call = naming(value)
                 call.__module__ = namespace["__name__"]  # where pickle looks for it

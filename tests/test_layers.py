@@ -25,7 +25,7 @@ LAYERS = (
     ("backend_cpu", "backend_cuda", "shaders"),
     ("devices",),
     ("op",),
-    ("naming",),
+    ("naming", "renames"),
     ("arrays",),
     ("precision",),
     ("ops",),

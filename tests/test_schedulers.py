@@ -48,6 +48,10 @@ MAKE = {
     "OneCycle3": lambda o: S.OneCycleLR(o, 2.0, total_steps=20, three_phase=True),
     "LinearLR": lambda o: S.LinearLR(o, 0.25, 1.0, total_iters=6),
     "ConstantLR": lambda o: S.ConstantLR(o, 0.25, total_iters=3),
+    "CyclicLR": lambda o: S.CyclicLR(o, 0.1, [1.0, 2.0], 7, 3),
+    "CyclicLR2": lambda o: S.CyclicLR(o, 0.1, 1.0, 3, mode="triangular2"),
+    "CyclicLRExp": lambda o: S.CyclicLR(o, 0.1, 1.0, 4, mode="exp_range", gamma=0.95),
+    "MultiplicativeLR": lambda o: S.MultiplicativeLR(o, lambda t: 1 - 0.5 / (t + 1)),
     "PolynomialLR": lambda o: S.PolynomialLR(o, total_iters=4, power=2.0),
     "LambdaLR": lambda o: S.LambdaLR(o, [lambda t: 1 / (1 + t), lambda t: 0.9**t]),
     "Sequential": lambda o: S.SequentialLR(
@@ -93,6 +97,38 @@ MEASURED = [5, 4, 4, 3.9999, 3.9998, 4, 4, 4, 4, 2, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1
 # one more); by torch 2.13.0, with cycle_momentum=False.
 AT = (0, 1, 4, 8, 13, 19)
 RECORDED = {
+    "CyclicLR": [
+        0.1,
+        0.2285714285714287,
+        0.6142857142857141,
+        0.6999999999999997,
+        0.48571428571428554,
+        0.40000000000000024,
+    ],
+    "CyclicLR2": [
+        0.1,
+        0.40000000000000013,
+        0.7000000000000003,
+        0.3999999999999998,
+        0.17499999999999993,
+        0.13749999999999987,
+    ],
+    "CyclicLRExp": [
+        0.1,
+        0.31375,
+        0.8330556249999999,
+        0.1,
+        0.4465059062136658,
+        0.35471368171133244,
+    ],
+    "MultiplicativeLR": [
+        1.0,
+        0.75,
+        0.4921875,
+        0.370941162109375,
+        0.29889196157455444,
+        0.2507413752391585,
+    ],
     "StepLR": [1.0, 1.0, 0.3, 0.09, 0.0081, 0.0007289999999999999],
     "MultiStepLR": [1.0, 1.0, 0.5, 0.125, 0.0625, 0.0625],
     "ExponentialLR": [
@@ -312,6 +348,16 @@ def test_bad_options_are_refused():
         (lambda: S.LinearLR(o, 2.0), ValueError, r"start_factor is in \[0, 1\]"),
         (lambda: S.ConstantLR(o, 2.0), ValueError, r"factor is in \[0, 1\], not 2.0"),
         (lambda: S.PolynomialLR(o, 0), ValueError, "PolynomialLR: total_iters"),
+        (
+            lambda: S.CyclicLR(o, 0.1, 1.0, 0),
+            ValueError,
+            "step_size_up must be at least",
+        ),
+        (
+            lambda: S.CyclicLR(o, 0.1, 1.0, mode="x"),
+            ValueError,
+            "CyclicLR: mode is one",
+        ),
         (lambda: S.LambdaLR(o, [abs, abs]), ValueError, "2 of lr_lambda .* 1 groups"),
         (lambda: S.CosineAnnealingLR(o, 0), ValueError, "T_max must be at least 1"),
         (

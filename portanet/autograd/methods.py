@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..ops import elementwise as e
 from ..ops import diagonal, index, linear, reduce, scan, shape
 from ..ops import sort as order
+from ..naming import naming
+from .familiar import Familiar
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -27,15 +29,12 @@ def _absent(other: Any) -> bool:
     return other is None or isinstance(other, str)
 
 
-class Methods:
+class Methods(Familiar):
     """What Tensor inherits: its operators and its named functions."""
 
     __slots__ = ()
 
     if TYPE_CHECKING:
-
-        @property
-        def ndim(self) -> int: ...
 
         def _become(self, made: Tensor, name: str) -> Tensor: ...
 
@@ -395,9 +394,6 @@ class Methods:
     def tile(self, repetitions: Any) -> Tensor:
         return shape.tile(self, repetitions)
 
-    def repeat(self, repeats: int, axis: int | None = None) -> Tensor:
-        return shape.repeat(self, repeats, axis=axis)
-
     # Products and indices -----------------------------------------------------------------
 
     def matmul(self, other: Any) -> Tensor:
@@ -440,3 +436,8 @@ class Methods:
 
     def median(self, axis: Any = None, *, keepdims: bool = False) -> Tensor:
         return order.median(self, axis=axis, keepdims=keepdims)
+
+
+for _name, _method in list(vars(Methods).items()):
+    if "axis" in getattr(getattr(_method, "__code__", None), "co_varnames", ()):
+        setattr(Methods, _name, naming(_method))

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import arrays
 from ..devices import Device
+from ..devices import device as InDevice
 from ..devices import get as get_device
 from ..dtypes import Dtype, as_dtype, float32, from_numpy
 from ..op import Joint, Op
@@ -268,16 +269,25 @@ class Tensor(Methods):
 
     # To elsewhere -------------------------------------------------------------------------------
 
-    def to(self, *where: Any) -> Tensor:
+    def to(
+        self,
+        *where: Any,
+        device: Any = None,
+        dtype: Any = None,
+        non_blocking: bool = False,
+    ) -> Tensor:
         """On another device, or as another dtype, or both: `x.to("wgpu")`, `x.to(pn.float16)`.
 
-        A copy to another device is recorded: its gradient comes back.
+        A copy to another device is recorded: its gradient comes back. non_blocking is
+        PyTorch's: nothing waits here anyway.
         """
         x = self
-        for w in where:
+        for w in (*where, *not_none(device, dtype)):
             if isinstance(w, Dtype):
                 x = e.astype(x, w)
-            elif isinstance(w, Device) or (isinstance(w, str) and not _is_dtype(w)):
+            elif isinstance(w, Device | InDevice) or (
+                isinstance(w, str) and not _is_dtype(w)
+            ):
                 x = _move(x, get_device(w))
             else:
                 x = e.astype(x, as_dtype(w))
@@ -379,6 +389,11 @@ def _refuse_assign(mine: Any, value: Any) -> None:
 
 def _lacks(device: Device, op: Op) -> bool:
     return op.kernel is not None and not device.backend.has(op.kernel)
+
+
+def not_none(*values: Any) -> list[Any]:
+    """Those that were given."""
+    return [v for v in values if v is not None]
 
 
 def _is_dtype(name: str) -> bool:

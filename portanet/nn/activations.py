@@ -187,7 +187,7 @@ class ReLU6(_Plain):
     """y = min(max(x, 0), 6)."""
 
     def forward(self, x: Any) -> Any:
-        return F.hardtanh(x, 0.0, 6.0)
+        return F.relu6(x)
 
 
 class Hardshrink(Module):

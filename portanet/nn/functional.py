@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..autograd import Tensor, no_grad
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
 from ..ops import normalise
+from ..ops import activations
 from ..ops.activations import (
-    celu,
     glu,
     hardshrink,
-    hardsigmoid,
-    hardswish,
     logsigmoid,
     prelu,
-    selu,
     softplus,
     softshrink,
     softsign,
     tanhshrink,
-    threshold,
 )
 from ..ops.attend import NAME as ATTENTION
 from ..ops.attend import attend
@@ -51,17 +49,7 @@ from ..ops.distances import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
-from ..ops.elementwise import (
-    elu,
-    gelu,
-    hardtanh,
-    leaky_relu,
-    mish,
-    relu,
-    sigmoid,
-    silu,
-    tanh,
-)
+from ..ops.elementwise import gelu, sigmoid, tanh
 from ..ops.linear import linear as matmul_rows
 from ..ops.linear import matmul
 from ..ops.losses import (
@@ -101,8 +89,10 @@ from ..ops.pool import (
     max_pool2d,
     max_pool3d,
 )
-from ..ops.shape import flatten, pad, reshape
+from ..ops.padding import bordered
+from ..ops.shape import flatten, reshape
 from ..naming import name_errors
+from ..renames import no_function
 from ..op import check_tensor
 from ..random import Generator, default_generator
 
@@ -170,6 +160,7 @@ __all__ = [
     "poisson_nll_loss",
     "prelu",
     "relu",
+    "relu6",
     "rms_norm",
     "scaled_dot_product_attention",
     "selu",
@@ -189,6 +180,38 @@ __all__ = [
     "unfold",
     "upsample_nearest",
 ]
+
+
+def _inplace(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, which also takes PyTorch's `inplace` and ignores it: a tensor is a value."""
+
+    @functools.wraps(f, updated=())
+    def call(x: Any, *args: Any, inplace: bool = False, **options: Any) -> Any:
+        return f(x, *args, **options)
+
+    return call
+
+
+relu = _inplace(e.relu)
+elu = _inplace(e.elu)
+leaky_relu = _inplace(e.leaky_relu)
+hardtanh = _inplace(e.hardtanh)
+silu = _inplace(e.silu)
+mish = _inplace(e.mish)
+celu = _inplace(activations.celu)
+selu = _inplace(activations.selu)
+hardsigmoid = _inplace(activations.hardsigmoid)
+hardswish = _inplace(activations.hardswish)
+threshold = _inplace(activations.threshold)
+
+
+def relu6(x: Any, inplace: bool = False) -> Any:
+    """min(max(x, 0), 6).
+
+    >>> nn.functional.relu6(pn.tensor([-1.0, 7.0]))
+    tensor([0., 6.])
+    """
+    return e.hardtanh(x, 0.0, 6.0)
 
 
 def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> Any:
@@ -224,7 +247,11 @@ def check_probability(name: str, p: float) -> None:
 
 
 def dropout(
-    x: Any, p: float = 0.5, training: bool = True, generator: Generator | None = None
+    x: Any,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    generator: Generator | None = None,
 ) -> Any:
     """Elements 0 with probability p, the others x / (1 - p); x itself where not training.
 
@@ -365,6 +392,36 @@ def scaled_dot_product_attention(
     with no_grad():
         state.assign(after.detach())
     return y
+
+
+def pad(x: Any, pad: Any, mode: str = "constant", value: float = 0.0) -> Any:
+    """x with a border along its last axes, the last axis first: (left, right, top, bottom).
+
+    mode: "constant", "reflect", "replicate" or "circular". A negative width of a constant
+    border cuts off. `pn.pad` is NumPy's, the first axis first.
+
+    >>> nn.functional.pad(pn.ones((1, 2)), (1, 0)).tolist()
+    [[0.0, 1.0, 1.0]]
+    """
+    widths = list(pad)
+    if len(widths) % 2 or len(widths) > 2 * x.ndim:
+        raise ValueError(
+            f"pad: two widths an axis are needed for at most {x.ndim} axes, not {pad!r}"
+        )
+    pairs = [(widths[i], widths[i + 1]) for i in range(0, len(widths), 2)][::-1]
+    if mode == "constant" and min(widths, default=0) < 0:
+        first = x.ndim - len(pairs)
+        cut = [
+            slice(max(-a, 0), n - max(-b, 0))
+            for (a, b), n in zip(pairs, x.shape[first:], strict=True)
+        ]
+        x = x[(..., *cut)]
+        pairs = [(max(a, 0), max(b, 0)) for a, b in pairs]
+    return bordered("pad", x, pairs, mode, value)
+
+
+def __getattr__(name: str) -> Any:
+    raise no_function(__name__, name)
 
 
 name_errors(globals(), "portanet.ops.", __name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..autograd.tape import mode
+from ..autograd.tensor import not_none
 from ..creation import tensor
-from ..devices import Device, get
+from ..devices import Device, device, get
 from ..dtypes import Dtype, as_dtype
 from ..naming import no_tensor
 from ..ops import elementwise as e
+from .hooks import Handle, Hooks
 
 
 def Parameter(data: Any, requires_grad: bool = True) -> Tensor:
@@ -72,7 +75,11 @@ class Module:
         if mode.tracer is not None:  # a plan holds for the mode that it was traced in
             mode.tracer.modules.setdefault(id(self), (self, self.training))
         try:
-            y = self.forward(*args, **kwargs)
+            hooks = self.__dict__.get("_hooks")
+            if hooks is None:
+                y = self.forward(*args, **kwargs)
+            else:
+                y = hooks.call(self, args, kwargs)
         except AttributeError as error:
             values = (*args, *kwargs.values())
             better = no_tensor(type(self).__name__, error, values)
@@ -86,6 +93,30 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes. Every module defines its own."""
         raise NotImplementedError(f"{type(self).__name__}: define forward(self, ...)")
+
+    def register_forward_hook(
+        self, hook: Callable[[Module, tuple, Any], Any]
+    ) -> Handle:
+        """Call hook(module, args, result) after forward; what it gives, unless None, takes
+        the place of the result. The handle's `remove()` ends that.
+
+        In a function that `pn.compile` made, hooks run where it is traced, and not again.
+
+        >>> layer, seen = nn.ReLU(), []
+        >>> with layer.register_forward_hook(lambda m, args, y: seen.append(y.shape)):
+        ...     _ = layer(pn.ones((2, 3)))
+        >>> seen
+        [(2, 3)]
+        """
+        return self._hooked().add(self._hooked().after, hook)
+
+    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> Handle:
+        """Call hook(module, args) before forward; what it gives, unless None, takes the
+        place of the arguments. Otherwise as `register_forward_hook`."""
+        return self._hooked().add(self._hooked().before, hook)
+
+    def _hooked(self) -> Hooks:
+        return self.__dict__.setdefault("_hooks", Hooks())
 
     # Attributes ---------------------------------------------------------------------------
 
@@ -125,6 +156,53 @@ class Module:
             )
         self._roles()[name] = "buffer"
         object.__setattr__(self, name, value.detach())
+
+    def register_parameter(self, name: str, value: Tensor | None) -> None:
+        """Make an attribute of a parameter, or None in the place of one."""
+        if value is not None and not (
+            isinstance(value, Tensor) and value.requires_grad
+        ):
+            raise TypeError(
+                f"register_parameter: {name} is a {type(value).__name__}; make it a "
+                "parameter with nn.Parameter"
+            )
+        setattr(self, name, value)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Make an attribute of a module."""
+        setattr(self, name, module)
+
+    def get_submodule(self, target: str) -> Module:
+        """The module of a name such as "encoder.layers.0"; "" is this one.
+
+        >>> nn.Sequential(nn.Linear(1, 2), nn.ReLU()).get_submodule("1")
+        ReLU()
+        """
+        return self._found(target, dict(self.named_modules()), "module")
+
+    def get_parameter(self, target: str) -> Tensor:
+        """The parameter of a name such as "encoder.layers.0.weight"."""
+        return self._found(target, self._of_role("parameter"), "parameter")
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer of a name such as "norm.running_mean"."""
+        return self._found(target, self._of_role("buffer"), "buffer")
+
+    def _of_role(self, role: str) -> dict[str, Tensor]:
+        return {
+            _joined(prefix, name): value
+            for prefix, module in self.named_modules()
+            for name, value in module._own(role)
+        }
+
+    def _found(self, target: str, known: Mapping[str, Any], kind: str) -> Any:
+        if target not in known:
+            near = difflib.get_close_matches(target, known, 1)
+            hint = f"; there is {near[0]!r}" if near else ""
+            raise AttributeError(
+                f"{type(self).__name__}: there is no {kind} {target!r}{hint}"
+            )
+        return known[target]
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) for each module that is an attribute, or in a list or dict of them.
@@ -256,12 +334,19 @@ class Module:
         """Switch this module and all below to evaluation: no dropout, running statistics."""
         return self.train(False)
 
-    def to(self, *where: Any) -> Module:
+    def to(
+        self,
+        *where: Any,
+        device: Any = None,
+        dtype: Any = None,
+        non_blocking: bool = False,
+    ) -> Module:
         """Move every parameter, buffer and gradient to a device, or cast the floating ones
         to a dtype, or both. The tensors stay the same objects, so that an optimizer made
-        before goes on; if one can't be moved, none is.
+        before goes on; if one can't be moved, none is. non_blocking is PyTorch's: nothing
+        waits here anyway.
         """
-        place, dtype = _destination(where)
+        place, dtype = _destination((*where, *not_none(device, dtype)))
         tensors = list(self._named("parameter")) + list(self._named("buffer"))
         with no_grad():
             moved = []
@@ -275,6 +360,26 @@ class Module:
                 if g is not None:
                     t.grad = g
         return self
+
+    def cpu(self) -> Module:
+        """On the cpu."""
+        return self.to("cpu")
+
+    def float(self) -> Module:
+        """As float32, where it is floating."""
+        return self.to("float32")
+
+    def double(self) -> Module:
+        """As float64, where it is floating."""
+        return self.to("float64")
+
+    def half(self) -> Module:
+        """As float16, where it is floating."""
+        return self.to("float16")
+
+    def bfloat16(self) -> Module:
+        """As bfloat16, where it is floating."""
+        return self.to("bfloat16")
 
     def apply(self, function: Callable[[Module], Any]) -> Module:
         """Call a function with each module, children before parents."""
@@ -360,7 +465,7 @@ def _destination(where: tuple) -> tuple[Device | None, Dtype | None]:
     place, dtype = None, None
     for w in where:
         try:
-            kind = None if isinstance(w, Device) else as_dtype(w)
+            kind = None if isinstance(w, Device | device) else as_dtype(w)
         except TypeError:
             kind = None
         if kind is None:

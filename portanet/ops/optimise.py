@@ -77,8 +77,8 @@ sgd = _update(
 )  # fmt: skip
 
 
-def _adam_with(sqrt, expm1):
-    def adam(p, g, m, v, lr, t, *, beta1, beta2, eps, weight_decay, decoupled):
+def _adam_with(sqrt, expm1, maximum):
+    def adam(p, g, m, v, lr, t, *most, beta1, beta2, eps, weight_decay, decoupled):
         if weight_decay and decoupled:
             p = p - lr * weight_decay * p
         elif weight_decay:
@@ -89,27 +89,34 @@ def _adam_with(sqrt, expm1):
         # power would cancel (0.999 ** 1 leaves four digits); expm1 does not.
         step = lr / -expm1(t * math.log(beta1)) if beta1 else lr
         root = 1 / sqrt(-expm1(t * math.log(beta2))) if beta2 else 1
-        return p - step * m / (sqrt(v) * root + eps), m, v
+        top = [maximum(highest, v) for highest in most]
+        return p - step * m / (sqrt(top[0] if most else v) * root + eps), m, v, *top
 
     return adam
 
 
 def _adam_cases(rng) -> list[Case]:
     made = []
-    for decoupled, beta1 in ((False, 0.9), (True, 0.9), (False, 0.0)):
+    for decoupled, beta1, amsgrad in (
+        (False, 0.9, False), (True, 0.9, False), (False, 0.0, False), (True, 0.9, True)
+    ):  # fmt: skip
         p, g, m, v = rng.normal(size=(4, 7))
         static = {
             "beta1": beta1, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
             "decoupled": decoupled,
         }  # fmt: skip
-        made.append(Case([p, g, m, v * v, np.array(0.1), np.array(3.0)], static))
+        most = [v[::-1] * v[::-1]] * amsgrad
+        made.append(Case([p, g, m, v * v, np.array(0.1), np.array(3.0), *most], static))
     return made
 
 
 adam = _update(
-    "adam", 3, _adam_with(s.sqrt, s.expm1), _adam_with(np.sqrt, np.expm1), _adam_cases,
+    "adam", -3, _adam_with(s.sqrt, s.expm1, s.maximum),
+    _adam_with(np.sqrt, np.expm1, np.maximum), _adam_cases,
     "The parameter and both moments after a step of Adam (Kingma and Ba, ICLR 2015), or of "
-    "AdamW where the weight decay is decoupled (Loshchilov and Hutter, ICLR 2019).",
+    "AdamW where the weight decay is decoupled (Loshchilov and Hutter, ICLR 2019); with a "
+    "seventh input, the highest second moment so far, also that (AMSGrad; Reddi, Kale and "
+    "Kumar, ICLR 2018).",
 )  # fmt: skip
 
 

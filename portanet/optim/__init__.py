@@ -3,6 +3,7 @@
     optimizer.py     groups, state, counting, saving
     sgd.py           SGD with momentum, Nesterov's, weight decay
     adam.py          Adam, AdamW
+    adam_family.py   Adadelta, Adamax, NAdam, RAdam
     adaptive.py      RMSprop, Adagrad
     lion.py          Lion
     lamb.py          LAMB
@@ -14,6 +15,7 @@ The update of a parameter is a formula, in portanet/ops/optimise.py.
 
 from . import lr_scheduler
 from .adam import Adam, AdamW
+from .adam_family import Adadelta, Adamax, NAdam, RAdam
 from .adaptive import Adagrad, RMSprop
 from .lamb import LAMB
 from .lion import Lion
@@ -24,12 +26,16 @@ from .sgd import SGD
 __all__ = [
     "LAMB",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Lion",
     "Muon",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
     "lr_scheduler",
 ]

@@ -13,8 +13,9 @@ class Adam(Optimizer):
     """p <- p - lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
 
     m and v are the running averages of g and g * g; g is the gradient plus
-    weight_decay * p; t counts the steps. Kingma and Ba, ICLR 2015. One launch a parameter,
-    and one to count.
+    weight_decay * p; t counts the steps. Kingma and Ba, ICLR 2015. amsgrad: v stands for
+    its largest value so far; Reddi, Kale and Kumar, ICLR 2018. maximize: the gradient's
+    sign is changed. One launch a parameter, and one to count.
 
     >>> p = nn.Parameter([1.0])
     >>> optimizer = pn.optim.Adam([p], lr=0.1)
@@ -23,7 +24,7 @@ class Adam(Optimizer):
     0.9
     """
 
-    state_names = ("step", "exp_avg", "exp_avg_sq")
+    state_names = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     decoupled = False
 
     def __init__(
@@ -33,10 +34,15 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ):
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        )
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+            "amsgrad": amsgrad, "maximize": maximize,
+        }  # fmt: skip
+        super().__init__(params, defaults)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
         adam_update(p, g, state, group, self.decoupled)
@@ -55,14 +61,21 @@ def adam_update(
     """Assign p and its moments after a step of Adam, or of AdamW where decoupled."""
     m, v = moments(p, state)
     beta1, beta2 = group["betas"]
-    new, new_m, new_v = optimise.adam(
-        p, g, m, v, group.rate(p), state["step"], beta1=float(beta1),
+    highest = []
+    if group.get("amsgrad"):
+        if "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = zeros_at(p)
+        highest.append(state["max_exp_avg_sq"])
+    new, new_m, new_v, *top = optimise.adam(
+        p, g, m, v, group.rate(p), state["step"], *highest, beta1=float(beta1),
         beta2=float(beta2), eps=float(group["eps"]),
         weight_decay=float(group["weight_decay"]), decoupled=decoupled,
     )  # fmt: skip
     p.assign(new)
     m.assign(new_m)
     v.assign(new_v)
+    for old, value in zip(highest, top, strict=True):
+        old.assign(value)
 
 
 class AdamW(Adam):
@@ -80,5 +93,10 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize
+        )

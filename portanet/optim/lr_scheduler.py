@@ -116,6 +116,32 @@ class LambdaLR(LRScheduler):
         return self.base_lrs[i] * self.lr_lambdas[i](t)
 
 
+class MultiplicativeLR(LRScheduler):
+    """lr = base * lr_lambda(1) * ... * lr_lambda(t), for a function or one for each group.
+
+    >>> optimizer = pn.optim.SGD([nn.Parameter([1.0])], lr=1.0)
+    >>> scheduler = pn.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda t: 0.5)
+    >>> scheduler.step(3); scheduler.get_last_lr()
+    [0.125]
+    """
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Any):
+        self.optimizer = _checked("MultiplicativeLR", optimizer)
+        self.lr_lambdas = self._each("lr_lambda", lr_lambda)
+        # One a group: how far the product went, and the product.
+        self.products = [(0, 1.0)] * len(self.lr_lambdas)
+        super().__init__(optimizer)
+
+    def rate(self, t: float, i: int) -> float:
+        done, product = self.products[i]
+        if t < done:
+            done, product = 0, 1.0
+        for k in range(done + 1, math.floor(t) + 1):
+            product *= self.lr_lambdas[i](k)
+        self.products[i] = (math.floor(t), product)
+        return self.base_lrs[i] * product
+
+
 class StepLR(LRScheduler):
     """lr = base * gamma ** (t // step_size).
 
@@ -378,6 +404,71 @@ class OneCycleLR(LRScheduler):
                 return self.anneal(low, high, min(part, 1.0))
             before, low = end, high
         raise AssertionError("a cycle has a last phase")
+
+
+class CyclicLR(LRScheduler):
+    """Up from base_lr to max_lr in step_size_up steps, down in step_size_down, and again.
+
+    step_size_down: None is as many as up. mode: "triangular"; "triangular2", whose height
+    halves with each cycle; "exp_range", whose height is multiplied by gamma at each step.
+    scale_fn: a function of the cycle, from 1 on, or of the step (scale_mode "iterations"),
+    by which the height is multiplied instead. base_lr, max_lr: a number, or one a group;
+    the optimizer's own rate is not used, and its momentum stays as it is. Smith, WACV 2017.
+
+    >>> optimizer = pn.optim.SGD([nn.Parameter([1.0])], lr=1.0)
+    >>> cycle = pn.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 0.5, step_size_up=4)
+    >>> cycle.step(2); round(cycle.get_last_lr()[0], 6)
+    0.3
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: Any,
+        max_lr: Any,
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Any = None,
+        scale_mode: str = "cycle",
+    ):
+        self.optimizer = _checked("CyclicLR", optimizer)
+        down = step_size_up if step_size_down is None else step_size_down
+        _at_least("CyclicLR", "step_size_up", step_size_up, 1)
+        _at_least("CyclicLR", "step_size_down", down, 1)
+        modes = ("triangular", "triangular2", "exp_range")
+        if mode not in modes and scale_fn is None:
+            raise ValueError(f"CyclicLR: mode is one of {modes}, not {mode!r}")
+        if scale_mode not in ("cycle", "iterations"):
+            raise ValueError(
+                f"CyclicLR: scale_mode is 'cycle' or 'iterations', not {scale_mode!r}"
+            )
+        self.lows, self.highs = (
+            self._each("base_lr", base_lr),
+            self._each("max_lr", max_lr),
+        )
+        self.up, self.length = step_size_up, step_size_up + down
+        self.mode, self.gamma = mode, gamma
+        self.scale_fn, self.scale_mode = scale_fn, scale_mode
+        super().__init__(optimizer)
+
+    def _scale(self, t: float, cycle: int) -> float:
+        if self.scale_fn is not None:
+            return self.scale_fn(cycle if self.scale_mode == "cycle" else t)
+        if self.mode == "triangular2":
+            return 0.5 ** (cycle - 1)
+        return self.gamma**t if self.mode == "exp_range" else 1.0
+
+    def rate(self, t: float, i: int) -> float:
+        cycle, at = divmod(t, self.length)
+        part = (
+            at / self.up
+            if at <= self.up
+            else (self.length - at) / (self.length - self.up)
+        )
+        height = (self.highs[i] - self.lows[i]) * part
+        return self.lows[i] + height * self._scale(t, int(cycle) + 1)
 
 
 # Of several ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,10 +124,11 @@ class Optimizer:
             raise ValueError(f"{self.name}: {option} must be {rule}, not {value}")
 
     def _groups(self, params: Any) -> list[Mapping[str, Any]]:
-        if isinstance(params, Tensor | Mapping):
+        if isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable):
+            asks = "; give it .parameters()" if hasattr(params, "parameters") else ""
             raise TypeError(
                 f"{self.name}: a list of parameters is expected, not one "
-                f"{type(params).__name__}"
+                f"{type(params).__name__}{asks}"
             )
         given = list(params)
         if not given:
@@ -198,6 +199,7 @@ class Optimizer:
             ]
             self._prepare([p for p, _, _ in live])
             for p, g, group in live:
+                g = e.negative(g) if group.get("maximize") else g
                 self.update(p, g, self.state[p], group)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):

@@ -12,8 +12,8 @@ from .optimizer import Group, Optimizer, number_at, zeros_at
 class SGD(Optimizer):
     """p <- p - lr * v, where v <- momentum * v + (1 - dampening) * g, at first g.
 
-    g is the gradient plus weight_decay * p; with nesterov the step is g + momentum * v.
-    Sutskever et al., ICML 2013, in PyTorch's form. One launch a parameter.
+    g is the gradient plus weight_decay * p; with nesterov the step is g + momentum * v;
+    with maximize the gradient's sign is changed. Sutskever et al., ICML 2013, in PyTorch's form. One launch a parameter.
 
     >>> p = nn.Parameter([1.0])
     >>> optimizer = pn.optim.SGD([p], lr=0.1)
@@ -32,10 +32,12 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ):
         defaults = {
             "lr": lr, "momentum": momentum, "dampening": dampening,
-            "weight_decay": weight_decay, "nesterov": nesterov,
+            "weight_decay": weight_decay, "nesterov": nesterov, "maximize": maximize,
         }  # fmt: skip
         super().__init__(params, defaults)
         for group in self.param_groups:

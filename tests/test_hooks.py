@@ -1,0 +1,83 @@
+"""Hooks around a module's forward, and finding what is in a module by its name."""
+
+import copy
+
+import pytest
+
+import portanet as pn
+from portanet import nn
+
+
+def test_hooks_see_and_change_what_passes(device):
+    layer, seen = nn.Linear(2, 2).to(device), []
+    x = pn.ones((1, 2), device=device)
+    plain = layer(x)
+    double = layer.register_forward_pre_hook(lambda m, args: args[0] * 2)
+    layer.register_forward_pre_hook(lambda m, args: seen.append(args[0].tolist()))
+    negate = layer.register_forward_hook(lambda m, args, y: -y)
+    layer.register_forward_hook(lambda m, args, y: seen.append(m is layer))
+    y = layer(x)
+    assert seen == [[[2.0, 2.0]], True]
+    assert y.tolist() == (-(x * 2 @ layer.weight.T + layer.bias)).tolist()
+    double.remove(), negate.remove(), negate.remove()
+    assert layer(x).tolist() == plain.tolist()
+    assert copy.deepcopy(layer)(x).tolist() == plain.tolist()
+
+
+def test_a_hook_that_gives_a_tuple_gives_the_arguments():
+    class Sum(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    layer = Sum()
+    with layer.register_forward_pre_hook(lambda m, args: args[::-1] + ()):
+        assert layer(pn.ones(1), pn.zeros(1)).tolist() == [1.0]
+    layer.register_forward_pre_hook(lambda m, args: (args[0], args[0]))
+    assert layer(pn.ones(1), pn.zeros(1)).tolist() == [2.0]
+
+
+def test_a_hook_is_no_state():
+    layer = nn.Linear(1, 1)
+    names = list(layer.state_dict())
+    layer.register_forward_hook(lambda m, args, y: None)
+    assert list(layer.state_dict()) == names and not list(layer.children())
+    with pytest.raises(TypeError, match="hook: a function is expected, not int"):
+        layer.register_forward_hook(3)
+
+
+def test_parts_are_found_by_name():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3)))
+    assert model.get_submodule("1.0") is model[1][0]
+    assert model.get_submodule("") is model
+    assert model.get_parameter("0.weight") is model[0].weight
+    assert model.get_buffer("1.0.running_mean") is model[1][0].running_mean
+    with pytest.raises(
+        AttributeError, match="no parameter '0.wieght'; there is '0.weight'"
+    ):
+        model.get_parameter("0.wieght")
+    with pytest.raises(AttributeError, match="Sequential: there is no module 'bogus'$"):
+        model.get_submodule("bogus")
+
+
+def test_parts_are_registered_by_name():
+    class Block(nn.Module):
+        def __init__(self):
+            self.register_parameter("scale", nn.Parameter([2.0]))
+            self.register_parameter("bias", None)
+            self.add_module("inner", nn.Linear(1, 1))
+
+    block = Block()
+    assert [n for n, _ in block.named_parameters()] == [
+        "scale", "inner.weight", "inner.bias",
+    ]  # fmt: skip
+    assert block.bias is None
+    with pytest.raises(TypeError, match="register_parameter: a is a Tensor; make it"):
+        block.register_parameter("a", pn.ones(1))
+
+
+def test_a_module_is_cast_and_moved_by_keyword(device):
+    model = nn.Linear(2, 2)
+    assert model.half().weight.dtype == pn.float16 and model.float() is model
+    assert model.to(device=device, dtype="float32").weight.device == device
+    x = pn.ones(2).to(device=device, dtype=pn.float32, non_blocking=True)
+    assert x.device == device and model.cpu().weight.device == "cpu"

@@ -889,7 +889,7 @@ def test_two_operations_in_one_pass_round_twice(letters, is_left):
 
         float32 = dtypes.float32
         made_of = make_program(formula, [float32] * 3, [float32], modes)
-        text = backend_cpu.lower.listing(made_of, _c.OPCODES)
+        text = backend_cpu.listing(made_of, _c.OPCODES)
         (line,) = text.splitlines()[2:]
         names.add(line.split()[2])
         made = cpu.alloc(3001 * 4)

@@ -14,7 +14,9 @@ import numpy as np
 from ..dtypes import ALL, Dtype
 from ..errors import DeviceError
 from ..program import Program
-from .lower import listing, pack
+from .listing import listing
+from .lower import pack
+from .rows import rows_of
 
 try:
     from .. import _c
@@ -98,7 +100,9 @@ class Backend:
     epilogues = frozenset({"matmul", "convolve"})
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
-        code = pack(program) if program.expression is not None else b""
+        code = b""
+        if program.expression is not None:
+            code = pack(program, rows_of(program, words))
         dtypes = bytes(t.code for t in (*program.outputs, *program.inputs))
         packed = struct.pack(f"={len(words)}q", *words)
         label = program.label or program.kernel

@@ -10,6 +10,7 @@
 #include "scalar.h"
 #include "storage.h"
 #include "epilogue.h"
+#include "row_results.h"
 
 #undef bool  // bool names a type of portanet here, one byte that is 0 or 1
 enum { MAX_RANK = 64, LOCAL_BYTES = 40960 };
@@ -130,56 +131,8 @@ typedef double type_float64;
             for (int64_t i = 0; i < row; i++) o[r + i] = (type_##type)i;             \
     }
 
-// ---- Rows: 64 bytes of partial results, folded by halves
+// ---- Rows
 
-typedef float lanes_float __attribute__((vector_size(64)));
-typedef double lanes_double __attribute__((vector_size(64)));
-typedef int32_t places_float __attribute__((vector_size(64)));
-typedef int64_t places_double __attribute__((vector_size(64)));
-#if defined(__clang__)
-#define TAKE(type, v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
-#else
-#define TAKE(type, v, ...) __builtin_shuffle(v, (places_##type){__VA_ARGS__})
-#endif
-#define FOLD_float(STEP, v)                                                          \
-    v = STEP(float, v, TAKE(float, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
-    v = STEP(float, v, TAKE(float, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
-    v = STEP(float, v, TAKE(float, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
-    v = STEP(float, v, TAKE(float, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-#define FOLD_double(STEP, v)                                                         \
-    v = STEP(double, v, TAKE(double, v, 4, 5, 6, 7, 0, 1, 2, 3));                            \
-    v = STEP(double, v, TAKE(double, v, 2, 3, 0, 1, 6, 7, 4, 5));                            \
-    v = STEP(double, v, TAKE(double, v, 1, 0, 3, 2, 5, 4, 7, 6));
-#define PLUS(type, a, b) ((a) + (b))
-// b where it is larger or NaN, else a.
-#define LARGER(type, a, b) TAKEN(type, ((b) > (a)) | ((b) != (b)), a, b)
-#define TAKEN(type, is_b, a, b)                                                      \
-    ((lanes_##type)(((is_b) & (places_##type)(b)) | (~(is_b) & (places_##type)(a))))
-#define OVER_ROW(name, type, start, STEP)                                            \
-    static type name##_##type(const type *x, int64_t n) {                            \
-        enum { LANES = 64 / sizeof(type) };                                          \
-        lanes_##type all = (lanes_##type){0} + start, v;                             \
-        int64_t i = 0;                                                               \
-        for (; i + LANES <= n; i += LANES) {                                         \
-            memcpy(&v, x + i, sizeof v);                                             \
-            all = STEP(type, all, v);                                                    \
-        }                                                                            \
-        if (i < n) {                                                                 \
-            v = (lanes_##type){0} + start;                                           \
-            memcpy(&v, x + i, (size_t)(n - i) * sizeof(type));                       \
-            all = STEP(type, all, v);                                                    \
-        }                                                                            \
-        FOLD_##type(STEP, all)                                                       \
-        return all[0];                                                               \
-    }
-#define ROW_FUNCTIONS(type)                                                          \
-    OVER_ROW(sum, type, (type)0, PLUS)                                               \
-    OVER_ROW(max, type, -(type)INFINITY, LARGER)                                     \
-    static type mean_##type(const type *x, int64_t n) {                              \
-        return sum_##type(x, n) / (type)n;                                           \
-    }
-ROW_FUNCTIONS(float)
-ROW_FUNCTIONS(double)
 #define ROW(name, type, which)                                                       \
     OPERATION(name##_##type) {                                                       \
         int64_t n = block->n, row = block->row;                                      \
@@ -421,13 +374,37 @@ static void resolve(const pn_job *j, void **slots, char *registers, int64_t bloc
     }
 }
 
+// Bytes from row to row of the operand whose byte of by_rows this is.
+static int64_t row_step(uint32_t byte, int64_t row) {
+    int64_t size = byte & 15;
+    return byte & PN_FIXED ? 0 : byte & PN_ONE_FOR_A_ROW ? size : size * row;
+}
+
+static void run_by_rows(const pn_instruction *i, const pn_block *block, void *const *slots) {
+    pn_block one = {block->row, block->first, block->row, block->args};
+    char *out = slots[i->out];
+    const char *a = slots[i->a], *b = slots[i->b], *c = slots[i->c];
+    for (int64_t r = 0; r < block->n; r += block->row) {
+        table[i->op].function(&one, out, a, b, c);
+        out += row_step(i->by_rows & 255, block->row);
+        a += row_step(i->by_rows >> 8 & 255, block->row);
+        b += row_step(i->by_rows >> 16 & 255, block->row);
+        c += row_step(i->by_rows >> 24, block->row);
+    }
+}
+
 static inline void run(const pn_instruction *first, int count, const pn_block *block,
                        void *const *slots) {
     pn_block rows = {block->n / block->row, block->first / block->row, 1, block->args};
-    for (const pn_instruction *i = first; i < first + count; i++)
+    for (const pn_instruction *i = first; i < first + count; i++) {
+        if (i->by_rows) {
+            run_by_rows(i, block, slots);
+            continue;
+        }
         table[i->op & ~PN_PER_ROW].function(i->op & PN_PER_ROW ? &rows : block,
                                             slots[i->out], slots[i->a], slots[i->b],
                                             slots[i->c]);
+    }
 }
 
 // Blocks of `most` elements; registers have room for `size`.

@@ -4,7 +4,9 @@ A value lives in one of: the operand's own memory (contiguous and stored as it i
 computed in), a register (one block of scratch memory, reused when nobody reads it any
 more), or, if it is the same for all elements, one element worked out once for a launch.
 What is the same for all elements of a row is one element for each row, in the first
-elements of a register, and expanded into another where whole blocks are read.
+elements of a register. Where whole blocks are read it is expanded into another; but where
+rows are long, an instruction goes over them one by one and reads the element itself, and so
+it does with an operand that is one row for all of them.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import functools
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..dtypes import Dtype, float32
 from ..program import Program
 from ..scalars import ROWS, Expression, Instruction
+from .rows import Rows
 
 # The kinds of a slot, in the order of vm.h's enum.
 OPERAND, REGISTER, CONSTANT, UNIFORM, SCALAR, VIEW, ONE_A_ROW = range(7)
@@ -26,6 +30,7 @@ PER_ROW = 1 << 24  # PN_PER_ROW of vm.h
 FOR_ROWS = "rows: "  # before the name of an operation on one element for each row
 OVER_ROWS = ("row_sum", "row_mean", "row_max")
 PAIRED = ("add", "sub", "mul")  # two of them are done in one pass, TWO of operations.h
+WHOLE, ONE_FOR_A_ROW, FIXED = range(3)  # how far an operand moves on with a row; vm.h
 L1_BYTES = 24 * 1024  # of registers, leaving room for the operands
 PACK = {
     "bool": "<?7x",
@@ -44,18 +49,29 @@ COSTS = {
 }
 
 
+class Step(NamedTuple):
+    """An instruction: the operation's name, the slot that it writes, those that it reads.
+    `by_rows`: of each slot how it moves on with a row and the bytes of an element, where the
+    instruction goes over the rows of a block one by one."""
+
+    name: str
+    slots: tuple[int, ...]
+    by_rows: tuple[tuple[int, int], ...] = ()
+
+
 @dataclass
 class Lowering:
     """The state of lowering one program."""
 
     program: Program
     opcodes: Mapping[str, int]
+    rows: Rows = Rows()
     is_epilogue: bool = False  # input 0 is a kernel's result
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
     constants: list[bytes] = field(default_factory=list)
-    prologue: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    fills: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    body: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    prologue: list[Step] = field(default_factory=list)
+    fills: list[Step] = field(default_factory=list)
+    body: list[Step] = field(default_factory=list)
     where: dict[int, int] = field(default_factory=dict)  # value -> slot
     filled: dict[int, int] = field(default_factory=dict)  # uniform value -> register
     expanded: dict[int, int] = field(default_factory=dict)  # value of rows -> register
@@ -145,18 +161,19 @@ class Lowering:
         return is_plain and not self.uniform[value] and not self.per_row[value]
 
     def _pair(self, j: int, k: int) -> tuple[str, list[int]]:
-        """The name and the slots of instruction k and then j, which reads its result."""
+        """The name of instruction k and then j, which reads its result; what they read."""
         first, then = (self.expression.instructions[n] for n in (k, j))
         a, b = first.operands
-        if self.uniform[a] and first.name != "sub":
+        if self._is_single(a) and first.name != "sub":
             a, b = b, a
         x, y = then.operands
         is_left = x == self.inputs + k
-        z = y if is_left else x
         second = then.name if is_left or then.name != "sub" else "rsub"
-        letters = "".join("s" if self.uniform[v] else "v" for v in (a, b, z))
-        slots = [self._at(v) if self.uniform[v] else self._vector(v) for v in (a, b, z)]
-        return f"{first.name}_{second}.float32.{letters}", slots
+        return f"{first.name}_{second}.float32", [a, b, y if is_left else x]
+
+    def _is_single(self, value: int) -> bool:
+        """Whether instructions can read it as one element."""
+        return self.uniform[value] or self.rows.are_long and self.per_row[value]
 
     def _register(self, dtype: Dtype) -> int:
         width = dtype.itemsize
@@ -165,6 +182,12 @@ class Lowering:
         slot = self._slot(REGISTER, self.register_bytes)
         self.register_bytes += width
         self.width_of[slot] = width
+        return slot
+
+    def _own_register(self, dtype: Dtype) -> int:
+        """One that is written once and read by every block, so never free."""
+        slot = self._slot(REGISTER, self.register_bytes)
+        self.register_bytes += dtype.itemsize
         return slot
 
     def _cell(self) -> int:
@@ -187,7 +210,7 @@ class Lowering:
         if mode == "s":
             cell = self._cell()
             self.prologue.append(
-                (f"load.{storage.name}", (cell, self._slot(SCALAR, k)))
+                Step(f"load.{storage.name}", (cell, self._slot(SCALAR, k)))
             )
             return cell
         if mode == "c" and in_place:
@@ -201,7 +224,7 @@ class Lowering:
             source, name = self._slot(OPERAND, k), f"load.{storage.name}"
         else:
             source, name = self._slot(VIEW, k), f"gather.{storage.name}"
-        self.body.append((name, (register, source)))
+        self.body.append(Step(name, (register, source)))
         return register
 
     def _at(self, value: int) -> int:
@@ -217,16 +240,14 @@ class Lowering:
             if value not in self.expanded:
                 dtype = self.expression.dtype_of(value)
                 self.expanded[value] = register = self._register(dtype)
-                self.body.append((f"expand.{dtype.itemsize}", (register, slot)))
+                self.body.append(Step(f"expand.{dtype.itemsize}", (register, slot)))
             return self.expanded[value]
         if not self.uniform[value]:
             return slot
         if value not in self.filled:
             dtype = self.expression.dtype_of(value)
-            # Written once and read by every block, so never from the free list.
-            register = self._slot(REGISTER, self.register_bytes)
-            self.register_bytes += dtype.itemsize
-            self.fills.append((f"fill.{dtype.itemsize}", (register, slot)))
+            register = self._own_register(dtype)
+            self.fills.append(Step(f"fill.{dtype.itemsize}", (register, slot)))
             self.filled[value] = register
         return self.filled[value]
 
@@ -238,28 +259,51 @@ class Lowering:
             return f"{i.name}.{i.dtype.name}"
         return f"{i.name}.{self.expression.dtype_of(i.operands[0]).name}"
 
-    def _operands(self, j: int, i: Instruction) -> tuple[str, list[int]]:
-        """The operation's name, in the variant for single elements if it exists."""
-        name = self._name(i)
-        if self.per_row[self.inputs + j] and i.name not in ROWS:
-            return self._per_row_operands(i, name)
-        letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
-        if "s" in letters and f"{name}.{letters}" in self.opcodes:
-            return f"{name}.{letters}", [
-                self._at(o) if self.uniform[o] else self._vector(o) for o in i.operands
-            ]
-        return name, [self._vector(o) for o in i.operands]
+    def _read(self, name: str, values: Sequence[int]) -> Step:
+        """The operation in the variant for single elements if it exists, and what it reads;
+        the slot that it writes is left out."""
+        letters = "".join("s" if self._is_single(v) else "v" for v in values)
+        variant = f"{name}.{letters}"
+        takes = {f"{name}.vs", f"{name}.vvs", variant} & self.opcodes.keys()
+        if variant in self.opcodes:
+            name = variant
+        elif "s" in letters:
+            letters = "v" * len(values)
+        slots, moves = [], []
+        for v, letter in zip(values, letters, strict=True):
+            how = WHOLE
+            if letter == "s":
+                slot, how = self._at(v), FIXED if self.uniform[v] else ONE_FOR_A_ROW
+            elif takes and self._is_fixed(v):
+                slot, how = self._slot(SCALAR, self.outputs + v), FIXED
+            else:
+                slot = self._vector(v)
+            slots.append(slot)
+            moves.append((how, self.expression.dtype_of(v).itemsize))
+        by_rows = any(
+            how == ONE_FOR_A_ROW or how == FIXED and letter == "v"
+            for (how, _), letter in zip(moves, letters, strict=True)
+        )
+        return Step(name, tuple(slots), tuple(moves) if by_rows else ())
 
-    def _per_row_operands(self, i: Instruction, name: str) -> tuple[str, list[int]]:
+    def _is_fixed(self, value: int) -> bool:
+        """Whether it is an operand that is one row for all, to be read where it is."""
+        k = self.outputs + value
+        if value >= self.inputs or k not in self.rows.fixed or value in self.where:
+            return False
+        return self.program.inputs[value] is self.program.inputs[value].compute
+
+    def _read_per_row(self, name: str, i: Instruction) -> Step:
         """The same for an operation on one element for each row."""
         letters = "".join("s" if self.uniform[o] else "v" for o in i.operands)
         if "s" in letters and f"{name}.{letters}" in self.opcodes:
-            return f"{name}.{letters}", [self._at(o) for o in i.operands]
-        return name, [
+            return Step(f"{name}.{letters}", tuple(self._at(o) for o in i.operands))
+        slots = [
             self._vector(o) if self.uniform[o] else self._at(o) for o in i.operands
         ]
+        return Step(name, tuple(slots))
 
-    def _release(self, operands: tuple[int, ...], j: int) -> None:
+    def _release(self, operands: Sequence[int], j: int) -> None:
         for o in set(operands):
             if self.last_use[o] == j and not self.uniform[o]:
                 for at in (self.where, self.expanded):
@@ -287,24 +331,39 @@ class Lowering:
         elif self.uniform[value]:
             slots = [self._at(o) for o in i.operands]
             self.where[value] = cell = self._cell()
-            self.prologue.append((self._name(i), (cell, *slots)))
+            self.prologue.append(Step(self._name(i), (cell, *slots)))
+        elif i.name == "row_index":  # blocks are whole rows: the same for each
+            self.where[value] = register = self._own_register(i.dtype)
+            self.fills.append(Step(self._name(i), (register,)))
         elif j in self.first_of.values():
             return  # done with the instruction that reads it
         else:
-            first = self.first_of.get(j)
-            name, slots = (
-                self._operands(j, i) if first is None else self._pair(j, first)
-            )
-            before = (
-                () if first is None else self.expression.instructions[first].operands
-            )
-            self._release((*before, *i.operands), j)
-            k = None if self.per_row[value] else self._output_of(value, j)
-            out = self._register(i.dtype) if k is None else self._slot(OPERAND, k)
-            self.where[value] = out
-            if self.per_row[value] and i.name not in ROWS:
-                name = FOR_ROWS + name
-            self.body.append((name, (out, *slots)))
+            self._compute(j, i)
+
+    def _compute(self, j: int, i: Instruction) -> None:
+        value, k = self.inputs + j, self.first_of.get(j)
+        for_rows = self.per_row[value] and i.name not in ROWS
+        values = list(i.operands)
+        if for_rows:
+            step = self._read_per_row(self._name(i), i)
+        elif k is None:
+            step = self._read(self._name(i), values)
+        else:
+            step = self._read(*self._pair(j, k))
+            values += self.expression.instructions[k].operands
+        # One element for each row is still read when the result of the first row is there.
+        held = [v for v in values if step.by_rows and self.per_row[v]]
+        self._release([v for v in values if v not in held], j)
+        output = None if self.per_row[value] else self._output_of(value, j)
+        if output is None:
+            out = self._register(i.dtype)
+        else:
+            out = self._slot(OPERAND, output)
+        self._release(held, j)
+        self.where[value] = out
+        moves = ((WHOLE, i.dtype.itemsize), *step.by_rows) if step.by_rows else ()
+        name = FOR_ROWS + step.name if for_rows else step.name
+        self.body.append(Step(name, (out, *step.slots), moves))
 
     def _store(self, k: int, value: int) -> None:
         storage, mode = self.program.outputs[k], self.modes[k]
@@ -316,10 +375,10 @@ class Lowering:
         if slot == out:
             return
         if self.uniform[value] and mode != "v" and storage is storage.compute:
-            self.body.append((f"fill.{storage.itemsize}", (out, slot)))
+            self.body.append(Step(f"fill.{storage.itemsize}", (out, slot)))
             return
         verb = "spread" if mode == "v" else "store"
-        self.body.append((f"{verb}.{storage.name}", (out, self._vector(value))))
+        self.body.append(Step(f"{verb}.{storage.name}", (out, self._vector(value))))
 
     def _store_one_a_row(self, k: int, value: int) -> None:
         storage = self.program.outputs[k]
@@ -330,9 +389,9 @@ class Lowering:
         else:  # of inputs that are the same for a row, which their strides don't show
             slot = self._register(storage.compute)
             name = f"row_max.{storage.compute.name}"  # of equals
-            self.body.append((name, (slot, self._at(value))))
+            self.body.append(Step(name, (slot, self._at(value))))
         name = f"{FOR_ROWS}store.{storage.name}"
-        self.body.append((name, (self._slot(ONE_A_ROW, k), slot)))
+        self.body.append(Step(name, (self._slot(ONE_A_ROW, k), slot)))
 
     def run(self) -> Lowering:
         for j, i in enumerate(self.expression.instructions):
@@ -350,7 +409,7 @@ class Lowering:
         return max(64, min(1024, 1 << (fitting.bit_length() - 1)))
 
     def cost(self) -> int:
-        return sum(_cost(name) for name, _ in self.body)
+        return sum(_cost(step.name) for step in self.body)
 
     def _opcode(self, name: str) -> int:
         short = name.removeprefix(FOR_ROWS)
@@ -385,8 +444,13 @@ class Lowering:
         )
         slots = [struct.pack("<2i", *key) for key in self.slots]
         code = [
-            struct.pack("<5i", self._opcode(name), *(slots + (0, 0, 0))[:4])
-            for name, slots in instructions
+            struct.pack(
+                "<5iI",
+                self._opcode(step.name),
+                *(step.slots + (0, 0, 0))[:4],
+                sum((how << 4 | n) << 8 * k for k, (how, n) in enumerate(step.by_rows)),
+            )
+            for step in instructions
         ]
         return b"".join([header, *self.constants, *slots, *code])
 
@@ -399,13 +463,15 @@ def _cost(name: str) -> int:
     return cost * 3 if "float64" in rest and cost > 2 else cost
 
 
-def lower(program: Program, opcodes: Mapping[str, int]) -> Lowering:
+def lower(
+    program: Program, opcodes: Mapping[str, int], rows: Rows = Rows()
+) -> Lowering:
     """The lowering of an elementwise program, or of the epilogue of another; `opcodes`
     numbers the operations."""
     is_epilogue = program.has_epilogue
     program = program.epilogue if is_epilogue else program
     _check(program)
-    return Lowering(program, opcodes, is_epilogue).run()
+    return Lowering(program, opcodes, rows, is_epilogue).run()
 
 
 def _check(program: Program) -> None:
@@ -425,47 +491,9 @@ def _check(program: Program) -> None:
             )
 
 
-def listing(program: Program, opcodes: Mapping[str, int]) -> str:
-    """The bytecode as text: one instruction a line, slots named by what they are."""
-    lowered = lower(program, opcodes)
-    names = {}
-    for (kind, value), slot in lowered.slots.items():
-        names[slot] = _slot_name(lowered, kind, value)
-    what = "epilogue" if lowered.is_epilogue else program.kernel
-    lines = [f"; {what}, blocks of {lowered.block()} elements"]
-    for title, code in (
-        ("once", lowered.prologue),
-        ("once, for a block", lowered.fills),
-        ("for each block", lowered.body),
-    ):
-        if code:
-            lines.append(f"{title}:")
-        for name, (out, *operands) in code:
-            sources = ", ".join(names[s] for s in operands)
-            lines.append(f"  {names[out]:8} = {name} {sources}".rstrip())
-    return "\n".join(lines)
-
-
-def _slot_name(lowered: Lowering, kind: int, value: int) -> str:
-    if kind in (OPERAND, SCALAR, VIEW, ONE_A_ROW):
-        outputs = lowered.outputs
-        name = f"y{value}" if value < outputs else f"x{value - outputs}"
-        return (
-            name + {OPERAND: "", SCALAR: "[0]", VIEW: "[...]", ONE_A_ROW: "[row]"}[kind]
-        )
-    if kind == CONSTANT:
-        return _constant_text(lowered, value)
-    return f"{'r' if kind == REGISTER else 'u'}{value}"
-
-
-def _constant_text(lowered: Lowering, number: int) -> str:
-    constants = [i for i in lowered.expression.instructions if i.name == "const"]
-    return repr(constants[number].immediate)
-
-
 @functools.lru_cache(maxsize=4096)
-def pack(program: Program) -> bytes:
+def pack(program: Program, rows: Rows = Rows()) -> bytes:
     """The packed bytecode of a program, cached."""
     from .. import _c
 
-    return lower(program, _c.OPCODES).pack()
+    return lower(program, _c.OPCODES, rows).pack()

@@ -33,7 +33,7 @@ enum { PN_SLOT_OPERAND,   // value: operand; its element at the block's position
        PN_SLOT_REGISTER,  // value: bytes for one element of the registers before it
        PN_SLOT_CONSTANT,  // value: number of the constant
        PN_SLOT_UNIFORM,   // value: number of the uniform
-       PN_SLOT_SCALAR,    // value: operand; its only element
+       PN_SLOT_SCALAR,    // value: operand; its only element, or its only row
        PN_SLOT_VIEW,      // value: operand; its pn_view
        PN_SLOT_ROW };     // value: operand; its element for the block's first row
 typedef struct {
@@ -41,11 +41,14 @@ typedef struct {
 } pn_slot;
 
 // The number of the operation, with PN_PER_ROW if it goes over one element for each row
-// of the block, and slots.
+// of the block, and slots. by_rows: 0, or it goes over the rows of a block one by one; then
+// of out, a, b and c, from the lowest byte on, the bytes of an element, with PN_ONE_FOR_A_ROW
+// or PN_FIXED where it does not go over the elements of a row.
 typedef struct {
     int32_t op, out, a, b, c;
+    uint32_t by_rows;
 } pn_instruction;
-enum { PN_PER_ROW = 1 << 24 };
+enum { PN_PER_ROW = 1 << 24, PN_ONE_FOR_A_ROW = 1 << 4, PN_FIXED = 2 << 4 };
 
 // The bytes that lower.py packs are, in order: pn_header, constants, slots,
 // instructions (prologue, fills, body).

@@ -93,6 +93,44 @@ def test_more_than_a_table_holds_take_several():
         assert np.array_equal(got[2 * c + 1], arrays[4 * c + 1] / 2 + arrays[4 * c + 2])
 
 
+def sums(shapes, which="sum"):
+    """The program and words of reductions over the first axis, of matrices in line."""
+    kind, k = as_dtype("float32"), len(shapes)
+    made = Program("reduce", (kind,) * k, (kind,) * k, (which,), copies=k)
+    each = [(n, m, 1, 1, 0, n, 1, m, n) for m, n in shapes]
+    words = [w for own in each for w in (len(own), 0)]
+    return made, words + [w for own in each for w in own]
+
+
+@pytest.mark.parametrize("which", ["sum", "max"])
+def test_each_matrix_is_reduced_by_its_own(which):
+    """In one pass and in two, by several entries, each of which has a table."""
+    shapes = [(9, 33), (2100, 3), (300, 8), (5, 1), (1200, 5), (40, 3), (2, 7)]
+    arrays = [
+        np.random.default_rng(k).integers(-8, 8, s).astype("f4")
+        for k, s in enumerate(shapes)
+    ]
+    made, words = sums(shapes, which)
+    steps = plan_of(made, words, simulate.H200).steps
+    assert len(steps) < len(shapes) and {s.is_table for s in steps} == {True}
+    found = simulate.in_every_order(
+        functools.partial(
+            simulate.launch_program, made, words, [n for _, n in shapes], arrays
+        )
+    )
+    for x, y in zip(arrays, found, strict=True):
+        assert np.array_equal(y, getattr(x, which)(axis=0))
+
+
+@pytest.mark.parametrize("shape", [(5000, 64), (3, 100)])
+def test_tables_of_reductions_need_no_local_memory(shape):
+    made, words = sums([shape] * 20)
+    for step in plan_of(made, words, Gpu(75, 40, 64 << 10)).steps:
+        text = "#define PN_TEXT text\n" + lower.text(made, step)
+        (entry,) = compiled.entries(text, "75").values()
+        assert (entry.spills, entry.stack) == (0, 0)
+
+
 @pytest.mark.parametrize("arch", compiled.ARCHES)
 def test_a_table_is_read_from_the_constant_bank(arch):
     made, words = updates([4096] * 40)

@@ -159,7 +159,7 @@ class Backend:
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
     epilogues = frozenset({"matmul"})
-    copies = frozenset({"elementwise"})
+    copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds
     writes_in_place = True
     has_tf32 = True  # where the GPU has it; plans know

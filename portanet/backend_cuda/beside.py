@@ -37,7 +37,8 @@ def plan(
     outs, ins = len(one.outputs), len(one.inputs)
     alike: dict[tuple, list[Copy]] = {}
     temporaries: list[int] = []
-    for c, (_, own) in enumerate(program.copies_of(words)):
+    for c, (offset, own) in enumerate(program.copies_of(words)):
+        assert not offset, "a result lies in a buffer of its own"
         made = plan_one(one, own, gpu)
         first = k * (outs + ins) + len(temporaries)
         operands = (

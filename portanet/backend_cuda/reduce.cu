@@ -13,7 +13,8 @@
 // depends on the sizes alone: a load of V at once (PN_VECTOR 1) takes the same elements in
 // the same order as V loads.
 //
-// A text holds one entry, PN_STEP_name, because each takes NVRTC a while.
+// A text holds one entry, PN_STEP_name, because each takes NVRTC a while. Of reductions side
+// by side (PN_COPIES) a block looks up which of them it is at work on.
 typedef PN_INDEX index_t;  // int, unless x is longer
 typedef pn_unsigned<index_t> count_t;  // divides faster
 typedef pn_compute<PN_X0> X;
@@ -152,6 +153,24 @@ PN_DEVICE Range range_of(const pn_words &P, count_t o) {
     return Range{o - c * kept, (index_t)begin, (index_t)end};
 }
 
+// ---- Entries: what the body of one is given.
+
+#if defined(PN_COPIES)
+#define ENTRY(name, Target, Source, ...)                                                  \
+    PN_ENTRY(name, 256)(PN_T table) {                                                     \
+        const int copy = pn_copy(table, blockIdx.x);                                      \
+        __VA_ARGS__((Target *)table.at[copy][0], (const Source *)table.at[copy][1],       \
+                    table.words[copy], blockIdx.x - (unsigned)table.first[copy]);         \
+    }                                                                                     \
+    PN_EXPORT(name)
+#else
+#define ENTRY(name, Target, Source, ...)                                                  \
+    PN_ENTRY(name, 256)(Target * y, const Source *x, PN_P P) {                            \
+        __VA_ARGS__(y, x, P, blockIdx.x);                                                 \
+    }                                                                                     \
+    PN_EXPORT(name)
+#endif
+
 // ---- rows and warps
 
 // Pairs, then pairs of pairs: N is a power of two.
@@ -243,39 +262,37 @@ PN_DEVICE A share(const Partial *x, Range range, int t, int threads, const pn_wo
 }
 
 template <class Target, class Source>
-PN_DEVICE void rows_body(Target *y, const Source *x, const pn_words &P) {
+PN_DEVICE void rows_body(Target *y, const Source *x, const pn_words &P, unsigned block) {
     PN_SHARED(A, parts, [8]);
     const int t = threadIdx.x;
-    A a = of_warp(share(x, range_of(P, blockIdx.x), t, 256, P));
+    A a = of_warp(share(x, range_of(P, block), t, 256, P));
     if (t % 32 == 0) parts[t / 32] = a;
     __syncthreads();
     if (t >= 32) return;
     a = t < 8 ? parts[t] : initial();
     a = of_warp(a);
-    if (t == 0) emit(y, blockIdx.x, a, P);
+    if (t == 0) emit(y, block, a, P);
 }
 
 #if defined(PN_STEP_rows)
-PN_ENTRY(rows, 256)(PN_Y0 *y, const PN_X0 *x, PN_P P) { rows_body(y, x, P); }
-PN_EXPORT(rows)
+ENTRY(rows, PN_Y0, PN_X0, rows_body)
 #endif
 #if defined(PN_STEP_rows_first)
-PN_ENTRY(rows_first, 256)(Partial *y, const PN_X0 *x, PN_P P) { rows_body(y, x, P); }
-PN_EXPORT(rows_first)
+ENTRY(rows_first, Partial, PN_X0, rows_body)
 #endif
 #if defined(PN_STEP_rows_second)
-PN_ENTRY(rows_second, 256)(PN_Y0 *y, const Partial *x, PN_P P) { rows_body(y, x, P); }
-PN_EXPORT(rows_second)
+ENTRY(rows_second, PN_Y0, Partial, rows_body)
 #endif
 
-#if defined(PN_STEP_warps)
-PN_ENTRY(warps, 256)(PN_Y0 *y, const PN_X0 *x, PN_P P) {
-    const count_t o = (count_t)blockIdx.x * 8 + threadIdx.x / 32;
+PN_DEVICE void warps_body(PN_Y0 *y, const PN_X0 *x, const pn_words &P, unsigned block) {
+    const count_t o = (count_t)block * 8 + threadIdx.x / 32;
     if (o >= (count_t)P[3]) return;  // the whole warp
     const A a = of_warp(share(x, range_of(P, o), threadIdx.x % 32, 32, P));
     if (threadIdx.x % 32 == 0) emit(y, o, a, P);
 }
-PN_EXPORT(warps)
+
+#if defined(PN_STEP_warps)
+ENTRY(warps, PN_Y0, PN_X0, warps_body)
 #endif
 
 // ---- columns and narrow
@@ -306,13 +323,13 @@ template <int W> PN_DEVICE Columns<W> fetch_columns(const PN_X0 *x, index_t at, 
 // TX threads side by side, 256 / TX rows of them. The innermost kept dimension is
 // contiguous; with W > 1 its size is a multiple of W.
 template <int TX, int W, class Target, class Source>
-PN_DEVICE void columns_body(Target *y, const Source *x, const pn_words &P) {
+PN_DEVICE void columns_body(Target *y, const Source *x, const pn_words &P, unsigned block) {
     constexpr int TY = 256 / TX;
     PN_SHARED(Columns<W>, parts, [TY][TX]);
     const int tx = threadIdx.x % TX, ty = threadIdx.x / TX;
     const count_t kept = (count_t)P[3], across = (kept + TX * W - 1) / (TX * W);
-    const count_t chunk = blockIdx.x / across;
-    const count_t k = (blockIdx.x - chunk * across) * (TX * W) + tx * W;
+    const count_t chunk = block / across;
+    const count_t k = (block - chunk * across) * (TX * W) + tx * W;
     const Range range = range_of(P, chunk * kept);
     Columns<W> total;
 #pragma unroll
@@ -361,39 +378,29 @@ PN_DEVICE void columns_body(Target *y, const Source *x, const pn_words &P) {
 // Neighbours a thread takes: a load of 16 bytes, but at most 8 sums of 8 bytes.
 #define W (PN_VECTOR ? (V > 8 ? 8 : V) : 1)
 #if defined(PN_STEP_columns)
-PN_ENTRY(columns, 256)(PN_Y0 *y, const PN_X0 *x, PN_P P) { columns_body<32, W>(y, x, P); }
-PN_EXPORT(columns)
+ENTRY(columns, PN_Y0, PN_X0, columns_body<32, W>)
 #endif
 #if defined(PN_STEP_columns_first)
-PN_ENTRY(columns_first, 256)(Partial *y, const PN_X0 *x, PN_P P) {
-    columns_body<32, W>(y, x, P);
-}
-PN_EXPORT(columns_first)
+ENTRY(columns_first, Partial, PN_X0, columns_body<32, W>)
 #endif
 #if defined(PN_STEP_columns_second)
-PN_ENTRY(columns_second, 256)(PN_Y0 *y, const Partial *x, PN_P P) {
-    columns_body<32, 1>(y, x, P);
-}
-PN_EXPORT(columns_second)
+ENTRY(columns_second, PN_Y0, Partial, columns_body<32, 1>)
 #endif
 #if defined(PN_STEP_narrow)
-PN_ENTRY(narrow, 256)(PN_Y0 *y, const PN_X0 *x, PN_P P) { columns_body<8, W>(y, x, P); }
-PN_EXPORT(narrow)
+ENTRY(narrow, PN_Y0, PN_X0, columns_body<8, W>)
 #endif
 #if defined(PN_STEP_narrow_first)
-PN_ENTRY(narrow_first, 256)(Partial *y, const PN_X0 *x, PN_P P) {
-    columns_body<8, W>(y, x, P);
-}
-PN_EXPORT(narrow_first)
+ENTRY(narrow_first, Partial, PN_X0, columns_body<8, W>)
 #endif
 
 // ---- lanes
 
-#if defined(PN_STEP_lanes)
-PN_ENTRY(lanes, 256)(PN_Y0 *y, const PN_X0 *x, PN_P P) {
-    const count_t k = (count_t)blockIdx.x * 256 + threadIdx.x;
+PN_DEVICE void lanes_body(PN_Y0 *y, const PN_X0 *x, const pn_words &P, unsigned block) {
+    const count_t k = (count_t)block * 256 + threadIdx.x;
     if (k >= (count_t)P[3]) return;
     emit(y, k, anyhow(x, kept_at(P, k), range_of(P, k), 0, 1, P), P);
 }
-PN_EXPORT(lanes)
+
+#if defined(PN_STEP_lanes)
+ENTRY(lanes, PN_Y0, PN_X0, lanes_body)
 #endif

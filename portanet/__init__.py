@@ -145,6 +145,16 @@ from .ops.elementwise import (
     trunc,
     where,
 )
+from .ops.floats import (
+    allclose,
+    copysign,
+    erfinv,
+    hypot,
+    isclose,
+    lerp,
+    nan_to_num,
+    signbit,
+)
 from .ops.index import index_add, nonzero, scatter_add, take, take_along_axis
 from .ops.linear import einsum, matmul, outer, tensordot, vecdot
 from .ops.losses import (

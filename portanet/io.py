@@ -20,7 +20,8 @@ from .devices import default_device, get
 from .dtypes import as_dtype, bfloat16, from_numpy
 
 # Texts of our own in a file's metadata: the checksum, and that there must be one.
-DIGEST, FORMAT = "portanet.sha256", "format"
+# And the form of what is more than a dict of tensors.
+DIGEST, FORMAT, TREE = "portanet.sha256", "format", "portanet.tree"
 
 # The format's names of dtypes; https://huggingface.co/docs/safetensors (bfloat16 below).
 _NUMPY = {
@@ -32,29 +33,36 @@ _NUMPY = {
 def save(obj: Any, path: Any, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a Module's state_dict, or a dict of tensors, to a safetensors file.
 
-    The file is replaced only when the new one is whole on disk. metadata: texts to keep
-    with it. TypeError for anything but tensors by name.
+    The dict may hold others, lists, tuples, numbers, texts and None, as a checkpoint does:
+    `load` gives the same back, and other readers of the format find the tensors under the
+    keys joined by dots. The file is replaced only when the new one is whole on disk.
+    metadata: texts to keep with it. TypeError for anything else.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
     >>> pn.save({"x": pn.arange(3)}, path)
     >>> pn.load(path)["x"].tolist()
     [0, 1, 2]
+    >>> pn.save({"epoch": 3, "model": {"x": pn.ones(1)}}, path)
+    >>> pn.load(path)
+    {'epoch': 3, 'model': {'x': tensor([1.])}}
     """
-    arrays = _arrays(obj)
+    arrays, tree = _arrays(obj)
     texts = {} if metadata is None else dict(metadata)
     for key, text in texts.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise TypeError(f"save: metadata are texts, {key!r}: {text!r} is not")
-        if key in (DIGEST, FORMAT):
+        if key in (DIGEST, FORMAT, TREE):
             raise ValueError(f"save: the metadata key {key!r} is portanet's own")
     texts[FORMAT] = "portanet"
+    if tree is not None:
+        texts[TREE] = json.dumps(tree)
     texts[DIGEST] = _digest(arrays, texts)
     _replace(Path(path), safetensors.numpy.save(arrays, texts))
 
 
-def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name, on a device.
+def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[Any, Any]:
+    """The tensors of a safetensors file, by name, on a device; or the dict that was saved.
 
     device: None is the default one, and the cpu for a tensor whose dtype that one lacks, as
     int64 on wgpu; load_state_dict casts and moves it. dtype: what floating tensors are cast
@@ -66,7 +74,8 @@ def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[str, Tenso
     if kind is not None and not kind.is_float:
         raise TypeError(f"load: floating tensors can't be cast to {kind.name}")
     made = {}
-    for name, values in _checked(path)[0].items():
+    arrays, texts = _checked(path)
+    for name, values in arrays.items():
         is_float = values.dtype.kind == "f" or values.dtype == bfloat16.numpy
         cast = kind if is_float else None
         stored = cast or from_numpy(values.dtype)
@@ -75,30 +84,71 @@ def load(path: Any, *, device: Any = None, dtype: Any = None) -> dict[str, Tenso
             made[name] = tensor(values, cast, "cpu" if is_lacking else place)
         except TypeError as why:
             raise TypeError(f"load: {path}: {name}: {why}") from None
-    return made
+    return _grown(json.loads(texts[TREE]), made) if TREE in texts else made
 
 
 def load_metadata(path: Any) -> dict[str, str]:
     """The texts that `save` kept with a file."""
-    return _checked(path)[1]
+    texts = _checked(path)[1]
+    texts.pop(TREE, None)
+    return texts
 
 
 # Out -------------------------------------------------------------------------------------
 
 
-def _arrays(obj: Any) -> dict[str, np.ndarray]:
-    """NumPy copies of what is to be saved."""
+def _arrays(obj: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """NumPy copies of what is to be saved, and its form if it is no dict of tensors."""
     state = obj.state_dict() if hasattr(obj, "state_dict") else obj
     if not isinstance(state, Mapping):
         raise TypeError(
             f"save: a Module or a dict of tensors is expected, not {type(obj).__name__}"
         )
-    for name, t in state.items():
-        if not isinstance(name, str):
-            raise TypeError(f"save: names are texts, {name!r} is not")
-        if not isinstance(t, Tensor):
-            raise TypeError(f"save: {name!r} is a {type(t).__name__}, not a Tensor")
-    return {name: t.numpy() for name, t in state.items()}
+    tensors: dict[str, Tensor] = {}
+    tree = _shrunk(state, (), tensors)
+    is_flat = all(isinstance(k, str) and tensors.get(k) is t for k, t in state.items())
+    return {name: t.numpy() for name, t in tensors.items()}, None if is_flat else tree
+
+
+def _shrunk(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    """What JSON can hold of a value; its tensors are put among `tensors`."""
+    name = ".".join(path)
+    if isinstance(value, Tensor):
+        while name in tensors:
+            name += "_"
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise TypeError(f"save: {name}: a key is a text or an integer: {key!r}")
+        pairs = [(k, _shrunk(v, (*path, str(k)), tensors)) for k, v in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, list | tuple):
+        items = [_shrunk(v, (*path, str(i)), tensors) for i, v in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    cure = "; give its state_dict()" if hasattr(value, "state_dict") else ""
+    raise TypeError(
+        f"save: {name!r} is a {type(value).__name__}, not a tensor, number, text, or a "
+        f"dict or list of them{cure}"
+    )
+
+
+def _grown(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value that `_shrunk` took apart."""
+    ((kind, held),) = tree.items()
+    if kind == "tensor":
+        return tensors[held]
+    if kind == "dict":
+        return {key: _grown(v, tensors) for key, v in held}
+    if kind == "value":
+        return held
+    items = [_grown(v, tensors) for v in held]
+    return items if kind == "list" else tuple(items)
 
 
 def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:

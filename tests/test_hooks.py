@@ -1,4 +1,4 @@
-"""Hooks around a module's forward, and finding what is in a module by its name."""
+"""Hooks around a module's forward; parts of modules by name, and layers that are exchanged."""
 
 import copy
 
@@ -81,3 +81,43 @@ def test_a_module_is_cast_and_moved_by_keyword(device):
     assert model.to(device=device, dtype="float32").weight.device == device
     x = pn.ones(2).to(device=device, dtype=pn.float32, non_blocking=True)
     assert x.device == device and model.cpu().weight.device == "cpu"
+
+
+def test_layers_of_a_sequential_have_names():
+    model = nn.Sequential({"first": nn.Linear(2, 3), "act": nn.ReLU()})
+    model.add_module("last", nn.Linear(3, 1))
+    assert list(model.state_dict()) == [
+        "first.weight", "first.bias", "last.weight", "last.bias",
+    ]  # fmt: skip
+    assert model.last is model[2] and model(pn.ones((1, 2))).shape == (1, 1)
+    assert [n for n, _ in model[1:].named_children()] == ["act", "last"]
+    model.add_module("act", nn.Tanh())
+    assert isinstance(model[1], nn.Tanh) and len(model) == 3
+    with pytest.raises(AttributeError, match="no attribute 'second'"):
+        _ = model.second
+    twin = copy.deepcopy(model)
+    assert twin.last.weight.tolist() == model.last.weight.tolist()
+    assert twin.last is not model.last
+
+
+def test_layers_of_a_sequential_are_exchanged():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    model[1] = nn.Tanh()
+    model.insert(1, nn.Identity()).extend([nn.Linear(3, 1)])
+    names = ["Linear", "Identity", "Tanh", "Linear"]
+    assert [type(m).__name__ for m in model] == names
+    del model[1]
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    del model[1:]
+    assert len(model) == 1
+    with pytest.raises(IndexError, match="Sequential: there is no layer 4 among 1"):
+        model[4] = nn.ReLU()
+    with pytest.raises(TypeError, match="Sequential: layer 0 is a int, not a Module"):
+        model[0] = 3
+
+
+def test_modules_of_a_dict_are_attributes():
+    heads = nn.ModuleDict({"low": nn.Linear(1, 2)})
+    assert heads.low is heads["low"]
+    with pytest.raises(AttributeError, match="no attribute 'high'"):
+        _ = heads.high

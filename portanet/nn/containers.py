@@ -12,27 +12,65 @@ from .module import Module, Parameter
 class Sequential(Module):
     """Layers one after another: y = layer_n(... layer_1(x)).
 
-    An integer index gives a layer, a slice another Sequential of the same layers.
+    layers: modules, or one dict of modules by name, which are attributes then. An integer
+    index gives a layer, a slice another Sequential of the same layers.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> model(pn.ones((3, 4))).shape
     (3, 2)
+    >>> nn.Sequential({"hidden": nn.Linear(4, 8), "act": nn.ReLU()}).act
+    ReLU()
     """
 
-    def __init__(self, *layers: Module):
+    def __init__(self, *layers: Module | Mapping[str, Module]):
         self.layers: list[Module] = []
-        for layer in layers:
-            self.append(layer)
+        self.labels: list[str] | None = None  # None: the numbers
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            self.labels = []
+            for name, layer in layers[0].items():
+                self.add_module(name, layer)
+        else:
+            self.extend(layers)  # type: ignore[arg-type]
 
     def append(self, layer: Module) -> Sequential:
         """Put a layer at the end."""
-        if not isinstance(layer, Module):
-            raise TypeError(
-                f"Sequential: layer {len(self.layers)} is a {type(layer).__name__}, not "
-                "a Module"
-            )
-        self.layers.append(layer)
+        return self.insert(len(self.layers), layer)
+
+    def extend(self, layers: Iterable[Module]) -> Sequential:
+        """Put layers at the end."""
+        for layer in layers:
+            self.append(layer)
         return self
+
+    def insert(self, index: int, layer: Module) -> Sequential:
+        """Put a layer before the one at an index."""
+        self.layers.insert(index, _checked("Sequential", index, layer, "layer"))
+        if self.labels is not None:
+            self.labels.insert(index, str(len(self.labels)))
+        return self
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Put a layer at the end, under a name; one that is there already is replaced."""
+        names = self._names_of_layers()
+        if name in names:
+            self[names.index(name)] = module  # type: ignore[assignment]
+            return
+        self.layers.append(_checked("Sequential", len(names), module, "layer"))
+        self.labels = [*names, name]
+
+    def _names_of_layers(self) -> list[str]:
+        if self.labels is not None:
+            return self.labels
+        return [str(i) for i in range(len(self.layers))]
+
+    def __getattr__(self, name: str) -> Module:
+        labels = self.__dict__.get("labels")
+        if labels and name in labels:
+            return self.layers[labels.index(name)]
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}",
+            name=name, obj=self,
+        )  # fmt: skip
 
     def forward(self, x: Any) -> Any:
         for layer in self.layers:
@@ -40,17 +78,31 @@ class Sequential(Module):
         return x
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), layer) for i, layer in enumerate(self.layers))
+        return zip(self._names_of_layers(), self.layers, strict=True)
+
+    def _at(self, index: int) -> int:
+        if not -len(self.layers) <= index < len(self.layers):
+            raise IndexError(
+                f"Sequential: there is no layer {index} among {len(self.layers)}"
+            )
+        return index
 
     def __getitem__(self, key: int | slice) -> Module:
-        if isinstance(key, slice):
-            return type(self)(*self.layers[key])
-        try:
-            return self.layers[key]
-        except IndexError:
-            raise IndexError(
-                f"Sequential: there is no layer {key} among {len(self.layers)}"
-            ) from None
+        if not isinstance(key, slice):
+            return self.layers[self._at(key)]
+        if self.labels is None:
+            return Sequential(*self.layers[key])
+        pairs = zip(self.labels[key], self.layers[key], strict=True)
+        return Sequential(dict(pairs))
+
+    def __setitem__(self, index: int, layer: Module) -> None:
+        self.layers[self._at(index)] = _checked("Sequential", index, layer, "layer")
+
+    def __delitem__(self, key: int | slice) -> None:
+        """Take out a layer or several; those without names are numbered anew."""
+        del self.layers[key if isinstance(key, slice) else self._at(key)]
+        if self.labels is not None:
+            del self.labels[key]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -178,6 +230,15 @@ class ModuleDict(Module):
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         return iter(self.entries.items())
+
+    def __getattr__(self, name: str) -> Module:
+        entries = self.__dict__.get("entries", {})
+        if name in entries:
+            return entries[name]
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}",
+            name=name, obj=self,
+        )  # fmt: skip
 
     def __getitem__(self, name: str) -> Module:
         if name not in self.entries:
@@ -323,9 +384,9 @@ def _as_parameter(value: Any) -> Tensor:
     return value if is_one else Parameter(value)
 
 
-def _checked(owner: str, key: Any, module: Any) -> Module:
+def _checked(owner: str, key: Any, module: Any, kind: str = "module") -> Module:
     if not isinstance(module, Module):
         raise TypeError(
-            f"{owner}: module {key} is a {type(module).__name__}, not a Module"
+            f"{owner}: {kind} {key} is a {type(module).__name__}, not a Module"
         )
     return module

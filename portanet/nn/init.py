@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from .. import random
 from ..autograd import Tensor
-from ..creation import full
+from ..creation import eye, full, tensor
+from ..ops import elementwise as e
+from ..ops.floats import erfinv
 from ..random import Generator
 
 
@@ -62,6 +66,76 @@ def normal_(
             mean, std, x.shape, dtype=x.dtype, device=x.device, generator=generator
         )
     )
+
+
+def trunc_normal_(
+    x: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Normal with this mean and standard deviation, but only what lies in [a, b].
+
+    By the inverse of the distribution function, at a uniform place between those of a and b.
+    """
+    _check("trunc_normal_", x)
+    if not std > 0 or not a < b:
+        raise ValueError(f"trunc_normal_: std {std} or [{a}, {b}] is empty")
+    low, high = (math.erf((edge - mean) / (std * math.sqrt(2))) for edge in (a, b))
+    place = random.uniform(low, high, x.shape, device=x.device, generator=generator)
+    made = e.add(e.multiply(erfinv(place), std * math.sqrt(2)), mean)
+    return x.assign(e.astype(e.clip(made, a, b), x.dtype))
+
+
+def eye_(x: Tensor) -> Tensor:
+    """The identity matrix: 1 on the diagonal, else 0."""
+    _check("eye_", x)
+    if x.ndim != 2:
+        raise ValueError(f"eye_: a matrix is needed, got shape {x.shape}")
+    return x.assign(eye(*x.shape, dtype=x.dtype, device=x.device))
+
+
+def dirac_(x: Tensor, groups: int = 1) -> Tensor:
+    """The weight (out, in, *kernel) of a convolution that passes on what it gets.
+
+    In each group, output channel i is input channel i, for as many as there are.
+    """
+    _check("dirac_", x)
+    if x.ndim not in (3, 4, 5) or x.shape[0] % groups:
+        raise ValueError(f"dirac_: shape {x.shape} is no weight of {groups} groups")
+    values = np.zeros(x.shape, np.float32)
+    size = x.shape[0] // groups
+    middle = tuple(n // 2 for n in x.shape[2:])
+    for k in range(groups):
+        for i in range(min(size, x.shape[1])):
+            values[(k * size + i, i, *middle)] = 1
+    return x.assign(tensor(values, x.dtype, x.device))
+
+
+def orthogonal_(
+    x: Tensor, gain: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """gain times a matrix of orthonormal rows, or columns where they are fewer, drawn
+    evenly; of more than two axes the first is the rows. Saxe et al., ICLR 2014.
+
+    The decomposition is done by NumPy, so the draw is read back.
+
+    >>> w = nn.init.orthogonal_(pn.zeros((2, 3)))
+    >>> bool((abs(w @ w.T - pn.eye(2)) < 1e-6).all())
+    True
+    """
+    _check("orthogonal_", x)
+    if x.ndim < 2:
+        raise ValueError(f"orthogonal_: 2 axes are needed, got shape {x.shape}")
+    rows, columns = x.shape[0], math.prod(x.shape[1:])
+    drawn = random.randn(rows, columns, device=x.device, generator=generator)
+    values = drawn.numpy().astype(np.float64)
+    q, r = np.linalg.qr(values.T if rows < columns else values)
+    q = q * np.sign(np.diag(r))  # so that no direction is preferred; Mezzadri, 2007
+    q = gain * (q.T if rows < columns else q)
+    return x.assign(tensor(q.reshape(x.shape), x.dtype, x.device))
 
 
 # Scaled by the number of inputs and outputs ------------------------------------------------

@@ -1,4 +1,10 @@
-"""Clipping gradients before a step, without reading anything back; rnn.py: sequences."""
+"""Clipping gradients before a step, without reading anything back.
+
+convert.py           parameters as one vector
+parametrize.py       parameters computed from others
+parametrizations.py  weight and spectral norm
+rnn.py               padded and packed sequences
+"""
 
 from __future__ import annotations
 
@@ -11,14 +17,39 @@ from ...creation import zeros
 from ...ops import elementwise as e
 from ...ops.reduce import norm
 from ...ops.shape import stack
-from . import rnn
+from . import parametrizations, parametrize, rnn
+from .convert import parameters_to_vector, vector_to_parameters
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "rnn"]
+__all__ = [
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "get_total_norm",
+    "parameters_to_vector",
+    "parametrizations",
+    "parametrize",
+    "rnn",
+    "vector_to_parameters",
+]
 
 
 def _with_gradient(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     return [p for p in given if p.grad is not None]
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0
+) -> Tensor:
+    """The norm of all elements together, a 0-d tensor; of nothing 0.
+
+    >>> nn.utils.get_total_norm([pn.tensor([3.0]), pn.tensor([4.0])]).item()
+    5.0
+    """
+    given = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    if not given:
+        return zeros(())
+    kind: Any = math.inf if norm_type == math.inf else float(norm_type)
+    return norm(stack([norm(x, ord=kind) for x in given]), ord=kind)
 
 
 def clip_grad_norm_(
@@ -39,10 +70,9 @@ def clip_grad_norm_(
     chosen = _with_gradient(parameters)
     if not chosen:
         return zeros(())
-    kind: Any = math.inf if norm_type == math.inf else float(norm_type)
     with no_grad():
         grads = [g for p in chosen if (g := p.grad) is not None]
-        total = norm(stack([norm(g, ord=kind) for g in grads]), ord=kind)
+        total = get_total_norm(grads, norm_type)
         # 1e-6 as in PyTorch, so that a norm of 0 does not divide.
         scale = e.minimum(e.divide(max_norm, e.add(total, 1e-6)), 1.0)
         for p, g in zip(chosen, grads, strict=True):

@@ -271,6 +271,13 @@ class Backend(Protocol):
         buffers of all slots."""
         ...
 
+    def vacate(self, buffers: list[Any], slot: int, refs: int) -> bool:
+        """Whether the memory of a part in `buffers` is free: at most `refs` references hold
+        the part, or what it holds could be moved to memory of its own. A backend with it
+        lets gradients lie among temporaries, and its sequences take a second argument: the
+        leaves whose gradient they set to None where a launch fails."""
+        ...
+
     # A backend whose memory other packages can see also has `dlpack_device`, and `lend` and
     # `borrow` as the cuda backend has them.
 

@@ -79,6 +79,7 @@ class Backend:
         return _c.alloc(nbytes)
 
     part = staticmethod(_c.part)
+    vacate = staticmethod(_c.vacate)
 
     def upload(self, array: np.ndarray, dtype: Dtype) -> _c.Buffer:
         buffer = _c.alloc(array.nbytes)

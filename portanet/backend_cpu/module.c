@@ -77,6 +77,7 @@ typedef struct {
     int64_t nbytes;
     PyObject *whole;  // of a part: the buffer whose memory it is in, else NULL
     int64_t offset;   // and where, in bytes
+    int64_t pins;     // who knows `memory`: views, parts, work that runs without the GIL
 } Buffer;
 
 static int collect(void) {
@@ -126,7 +127,7 @@ static PyObject *make_buffer(PyObject *module, PyObject *size) {
     self->memory = memory;
     self->nbytes = nbytes;
     self->whole = NULL;
-    self->offset = 0;
+    self->offset = self->pins = 0;
     return (PyObject *)self;
 }
 
@@ -146,23 +147,76 @@ static PyObject *make_part(PyObject *module, PyObject *args) {
     self->memory = (char *)whole->memory + offset;
     self->nbytes = nbytes;
     Py_INCREF(object);
+    whole->pins++;
     self->whole = object;
     self->offset = offset;
+    self->pins = 0;
     return (PyObject *)self;
+}
+
+// Gives the memory back, or the part of another buffer's.
+static void let_go(void *memory, int64_t nbytes, PyObject *whole) {
+    if (!whole) {
+        pn_free(memory, nbytes);
+        return;
+    }
+    ((Buffer *)whole)->pins--;
+    Py_DECREF(whole);
+}
+
+// vacate(buffers, slot, refs)
+static PyObject *vacate(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *buffers;
+    Py_ssize_t slot;
+    long refs;
+    if (!PyArg_ParseTuple(args, "O!nl", &PyList_Type, &buffers, &slot, &refs)) return NULL;
+    PyObject *object = PyList_GetItem(buffers, slot);
+    if (!object) return NULL;
+    if (Py_TYPE(object) != buffer_type)
+        return PyErr_Format(PyExc_TypeError, "vacate: slot %zd is no cpu buffer: %R", slot,
+                            object);
+    Buffer *self = (Buffer *)object;
+    if (Py_REFCNT(object) <= refs) return PyBool_FromLong(1);
+    Py_INCREF(object);
+    void *memory = alloc(self->nbytes);  // may run Python, so the rest comes after it
+    if (!memory) {
+        Py_DECREF(object);
+        return PyErr_Occurred() ? NULL : raise_out_of_memory(self->nbytes);
+    }
+    int is_pinned = self->pins > 0;
+    if (is_pinned) {
+        pn_free(memory, self->nbytes);
+    } else {
+        memcpy(memory, self->memory, (size_t)self->nbytes);
+        let_go(self->memory, self->nbytes, self->whole);
+        self->memory = memory;
+        self->whole = NULL;
+        self->offset = 0;
+    }
+    Py_DECREF(object);
+    return PyBool_FromLong(!is_pinned);
 }
 
 static void buffer_dealloc(PyObject *object) {
     Buffer *self = (Buffer *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (self->whole) Py_DECREF(self->whole);
-    else pn_free(self->memory, self->nbytes);
+    let_go(self->memory, self->nbytes, self->whole);
     PyObject_Free(object);
     Py_DECREF(type);
 }
 
 static int buffer_get(PyObject *object, Py_buffer *view, int flags) {
     Buffer *self = (Buffer *)object;
-    return PyBuffer_FillInfo(view, object, self->memory, self->nbytes, 0, flags);
+    if (PyBuffer_FillInfo(view, object, self->memory, self->nbytes, 0, flags) < 0)
+        return -1;
+    self->pins++;
+    return 0;
+}
+
+static void buffer_release(PyObject *object, Py_buffer *view) {
+    (void)view;
+    ((Buffer *)object)->pins--;
 }
 
 static PyObject *buffer_address(PyObject *object, void *closure) {
@@ -189,6 +243,7 @@ static PyType_Slot buffer_slots[] = {
     {Py_tp_dealloc, buffer_dealloc},
     {Py_tp_repr, buffer_repr},
     {Py_bf_getbuffer, buffer_get},
+    {Py_bf_releasebuffer, buffer_release},
     {Py_tp_members, buffer_members},
     {Py_tp_getset, buffer_getset},
     {0, NULL}};
@@ -250,9 +305,11 @@ static PyObject *launch_call(PyObject *object, PyObject *const *args, size_t nar
     if (work * self->weight < LONG_WORK) {
         self->function(&launch);
     } else {
+        for (int k = 0; k < self->count; k++) ((Buffer *)args[k])->pins++;
         Py_BEGIN_ALLOW_THREADS
         self->function(&launch);
         Py_END_ALLOW_THREADS
+        for (int k = 0; k < self->count; k++) ((Buffer *)args[k])->pins--;
     }
     if (record.fault.code) return raise_fault(self->label, &record.fault);
     Py_RETURN_NONE;
@@ -436,7 +493,7 @@ static Launch *run_sequence(const Sequence *self, void *const *memory,
     return NULL;
 }
 
-// Takes a reference to each buffer of the list, so that it outlives the run.
+// Takes a reference to each buffer of the list and pins it, so that it outlives the run.
 static int hold_buffers(const Sequence *self, PyObject *list, PyObject **held,
                         void **memory) {
     for (Py_ssize_t k = 0; k < self->buffers; k++) {
@@ -449,17 +506,36 @@ static int hold_buffers(const Sequence *self, PyObject *list, PyObject **held,
         }
         Py_INCREF(item);
         held[k] = item;
-        memory[k] = item == Py_None ? NULL : ((Buffer *)item)->memory;
+        if (item == Py_None) continue;
+        ((Buffer *)item)->pins++;
+        memory[k] = ((Buffer *)item)->memory;
     }
     return 0;
 }
 
+static void drop_buffers(PyObject **held, Py_ssize_t count) {
+    for (Py_ssize_t k = 0; k < count && held[k]; k++) {
+        if (held[k] != Py_None) ((Buffer *)held[k])->pins--;
+        Py_DECREF(held[k]);
+    }
+}
+
+// Forgets the gradients of these leaves.
+static int forget_gradients(PyObject *leaves) {
+    for (Py_ssize_t k = 0; leaves && k < PyTuple_Size(leaves); k++)
+        if (PyObject_SetAttr(PyTuple_GetItem(leaves, k), name_grad, Py_None) < 0) return -1;
+    return 0;
+}
+
+// A replay: called with the list of all buffers, and with the leaves whose gradients lie in
+// memory that the launches write.
 static PyObject *sequence_call(PyObject *object, PyObject *args, PyObject *names) {
     Sequence *self = (Sequence *)object;
-    PyObject *list;
+    PyObject *list, *leaves = NULL;
     if (names && PyDict_Size(names))
         return PyErr_Format(PyExc_TypeError, "a replay takes no keywords");
-    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &list)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!|O!", &PyList_Type, &list, &PyTuple_Type, &leaves))
+        return NULL;
     if (PyList_Size(list) != self->buffers)
         return PyErr_Format(PyExc_TypeError, "a replay takes %zd buffers, %zd given",
                             self->buffers, PyList_Size(list));
@@ -476,10 +552,10 @@ static PyObject *sequence_call(PyObject *object, PyObject *args, PyObject *names
     } else if (!PyErr_Occurred()) {
         PyErr_NoMemory();
     }
-    for (Py_ssize_t k = 0; held && k < self->buffers; k++) Py_XDECREF(held[k]);
+    if (held) drop_buffers(held, self->buffers);
     PyMem_Free(held);
     PyMem_Free(memory);
-    if (ready < 0) return NULL;
+    if (ready < 0 || (failed && forget_gradients(leaves) < 0)) return NULL;
     if (failed) return raise_fault(failed->label, &record.fault);
     Py_RETURN_NONE;
 }
@@ -549,8 +625,9 @@ static PyType_Spec sequence_spec = {
 // ---- Memory of old values, for replays; portanet/compiler/reuse.py says what is what.
 
 // The buffer of an old value, a new reference; NULL, perhaps with an error, where somebody
-// else holds the value too, or its layout is not the one wanted.
-static PyObject *free_buffer(PyObject *old) {
+// else holds the value too, its layout is not the one wanted, or it is not the buffer that
+// is there already.
+static PyObject *free_buffer(PyObject *old, PyObject *there) {
     PyObject *x = PyTuple_GetItem(old, 1);  // the owner
     long refs = PyLong_AsLong(PyTuple_GetItem(old, 3));
     if (PyObject_IsTrue(PyTuple_GetItem(old, 2))) {
@@ -565,7 +642,8 @@ static PyObject *free_buffer(PyObject *old) {
     PyObject *buffer = NULL, *layout = NULL;
     if (Py_REFCNT(x) == 2) buffer = PyObject_GetAttr(x, name_buffer);
     if (buffer) layout = PyObject_GetAttr(x, name_layout);
-    if (layout != PyTuple_GetItem(old, 4) || Py_REFCNT(buffer) != refs + 1)
+    if (layout != PyTuple_GetItem(old, 4) || Py_REFCNT(buffer) != refs + 1 ||
+        (there != Py_None && there != buffer))
         Py_CLEAR(buffer);
     Py_XDECREF(layout);
     Py_DECREF(x);
@@ -581,9 +659,10 @@ static PyObject *take(PyObject *module, PyObject *args) {
     PyObject *held = PyList_New(0);
     for (Py_ssize_t k = 0; held && k < PyTuple_Size(olds); k++) {
         PyObject *old = PyTuple_GetItem(olds, k), *buffer = NULL;
-        if (PyTuple_Size(old) == 5) buffer = free_buffer(old);
+        Py_ssize_t slot = PyLong_AsSsize_t(PyTuple_GetItem(old, 0));
+        PyObject *there = PyList_GetItem(buffers, slot);
+        if (there && PyTuple_Size(old) == 5) buffer = free_buffer(old, there);
         if (buffer) {
-            Py_ssize_t slot = PyLong_AsSsize_t(PyTuple_GetItem(old, 0));
             if (PyList_SetItem(buffers, slot, buffer) < 0) Py_CLEAR(held);
             continue;
         }
@@ -648,6 +727,9 @@ static PyMethodDef methods[] = {
     {"alloc", make_buffer, METH_O, "A Buffer of so many bytes."},
     {"part", make_part, METH_VARARGS,
      "part(buffer, offset, nbytes): a Buffer in the memory of another."},
+    {"vacate", vacate, METH_VARARGS,
+     "vacate(buffers, slot, refs): whether a buffer's memory is free, that of a part say:\n"
+     "at most `refs` references hold it, or what it holds could move to memory of its own."},
     {"launch", make_launch, METH_VARARGS,
      "launch(kernel, words, dtypes, options, code, label): a Launch."},
     {"sequence", make_sequence, METH_VARARGS,

@@ -144,7 +144,8 @@ def text(plan: Plan, made: Sequence[Row]) -> str:
     lines.append(
         f"{len(made)} launches, {sum(r.nbytes for r in made)} bytes moved, "
         f"{sum(r.flops for r in made)} operations, "
-        f"{plan.memory.nbytes} bytes of temporaries in {len(plan.memory.sizes)} buffers, "
+        f"{plan.memory.nbytes} bytes of temporaries{' and gradients' * bool(plan.lent)} "
+        f"in {len(plan.memory.sizes)} buffers, "
         f"{len(plan.shared)} of {len(plan.made)} results written in place, "
         f"{plan.peak} bytes at the peak"
     )

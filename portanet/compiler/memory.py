@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..program import ALIGNMENT
@@ -24,15 +25,21 @@ class Memory:
         return sum(self.sizes)
 
 
-def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
-    """Temporary slot -> the first and the last work that touches it."""
+def lifetimes(
+    graph: Graph, read_after: Collection[int] = ()
+) -> dict[int, tuple[int, int]]:
+    """Temporary slot -> the first and the last work that touches it. Those of `read_after`
+    are results that are to lie among the temporaries, and live to the end."""
     found: dict[int, tuple[int, int]] = {}
     home = graph.home()
+    end = len(graph.work) - 1
     for i, w in enumerate(graph.work):
         for h in (*w.outs, *w.ins):
             number = home.get(h.slot, h.slot)
             slot = graph.slots[number]
-            if slot.source is None and not slot.kept:
+            if number in read_after:
+                found.setdefault(number, (i, end))
+            elif slot.source is None and not slot.kept:
                 found[number] = (found.get(number, (i, i))[0], i)
     return found
 
@@ -56,13 +63,19 @@ def plan(graph: Graph) -> Memory:
     return memory
 
 
-def least(graph: Graph) -> Memory:
+def least(graph: Graph, lendable: Collection[int] = ()) -> Memory:
     """The smallest of the ways to share memory. A device whose launches may read and write
-    parts of one buffer can have them all in one."""
+    parts of one buffer can have them all in one; there `lendable` results lie too, if all
+    together then takes less than with memory of their own."""
     backend = graph.device.backend
     in_place = getattr(backend, "writes_in_place", False) and hasattr(backend, "part")
     ways = [plan(graph), largest_first(graph)] + ([arena(graph)] if in_place else [])
-    return min(ways, key=lambda m: m.nbytes)
+    best = min(ways, key=lambda m: m.nbytes)
+    if in_place and lendable and hasattr(backend, "vacate"):
+        common = arena(graph, lendable)
+        if common.nbytes < best.nbytes + sum(graph.slots[s].nbytes for s in lendable):
+            return common
+    return best
 
 
 def largest_first(graph: Graph) -> Memory:
@@ -91,11 +104,11 @@ def largest_first(graph: Graph) -> Memory:
     return memory
 
 
-def arena(graph: Graph) -> Memory:
+def arena(graph: Graph, read_after: Collection[int] = ()) -> Memory:
     """All in one block: the largest first, each in the smallest gap between those that live
     at the same time and are placed already, else behind them (Pisarchyk and Lee, as above,
-    greedy by size for offsets)."""
-    spans = lifetimes(graph)
+    greedy by size for offsets). `read_after`: see `lifetimes`."""
+    spans = lifetimes(graph, read_after)
     placed: list[tuple[int, int, int, int]] = []  # first byte, end, first and last work
     memory = Memory(dict.fromkeys(spans, 0), [0])
     for slot in sorted(spans, key=lambda s: (-graph.slots[s].nbytes, spans[s])):

@@ -124,8 +124,19 @@ class Plan:
         `targets`: number of a result -> where it is assigned."""
         backend = graph.device.backend
         self.graph, self.backend = graph, backend
-        self.memory = memory.least(graph)
         self.lock = threading.Lock()
+        self.made = [h.slot for h in graph.results]
+        self.sizes = [graph.slots[h.slot].nbytes for h in graph.results]
+        self.layouts = [h.layout for h in graph.results]
+        self.targets = dict(targets or {})
+        self.shared = self._find_shared(replaced or {})
+        # Results whose memory is that of the values that they replace, where it is free.
+        self.kept = [i for i in self.targets if self._keeps(i)]
+        grads = {self.made[i]: i for i in self.kept if i not in self.shared}
+        self.memory = memory.least(graph, grads)
+        # Gradients among the temporaries: slot -> number of the result.
+        self.lent = {s: i for s, i in grads.items() if s in self.memory.block_of}
+        self.leaves = tuple(self.targets[i].owner for i in self.lent.values())
         self.launches: list[tuple[Callable, tuple[int, ...]]] = []
         self.programs: list[Program] = []
         pairs = [program_of(w) for w in graph.work]
@@ -135,17 +146,9 @@ class Plan:
             self.programs.append(program)
             self.launches.append((backend.build(program, tuple(words)), slots))
         self.fixed: list[Any] = [None] * len(graph.slots)
-        blocks = [backend.alloc(n) for n in self.memory.sizes]
-        for slot, block in self.memory.block_of.items():
-            at = self.memory.offset_of.get(slot)
-            whole = blocks[block]
-            nbytes = graph.slots[slot].nbytes
-            self.fixed[slot] = whole if at is None else backend.part(whole, at, nbytes)
         home = graph.home()
         self.packed = Packed(graph, backend)
-        for slot, whole in home.items():
-            if self.fixed[whole] is not None:
-                self.fixed[slot] = self.packed.part(self.fixed[whole], whole, slot)
+        self.blocks = self._lay_out(self.fixed)
         self.arguments: list[tuple[int, int]] = []  # slot, number of the argument
         # What is read anew: states by their tensors, the rest by a call.
         self.tensors: list[tuple[int, Any]] = []  # slot, tensor
@@ -154,13 +157,6 @@ class Plan:
         for i, slot in enumerate(graph.slots):
             if slot.source is not None:
                 self._add_source(i, slot.source)
-        self.made = [h.slot for h in graph.results]
-        self.sizes = [graph.slots[h.slot].nbytes for h in graph.results]
-        self.layouts = [h.layout for h in graph.results]
-        self.targets = dict(targets or {})
-        self.shared = self._find_shared(replaced or {})
-        # Results whose memory is that of the values that they replace, where it is free.
-        self.kept = [i for i in self.targets if self._keeps(i)]
         self.olds = tuple(map(self._old, self.kept))
         self.take = getattr(backend, "take", take)
         # Results, by number, that are always written to new memory, and their slots.
@@ -173,6 +169,19 @@ class Plan:
         self.play = (
             sequence(self.launches, len(graph.slots)) if sequence else self._play
         )
+
+    def _lay_out(self, buffers: list[Any]) -> list[Any]:
+        """Put temporaries, and what lies among them, into new blocks of memory."""
+        backend, graph = self.backend, self.graph
+        blocks = [backend.alloc(n) for n in self.memory.sizes]
+        for slot, block in self.memory.block_of.items():
+            whole, at = blocks[block], self.memory.offset_of.get(slot)
+            nbytes = graph.slots[slot].nbytes
+            buffers[slot] = whole if at is None else backend.part(whole, at, nbytes)
+        for slot, whole in graph.home().items():
+            if buffers[whole] is not None:
+                buffers[slot] = self.packed.part(buffers[whole], whole, slot)
+        return blocks
 
     def _add_source(self, slot: int, source: Source) -> None:
         get: Any = source.get
@@ -190,13 +199,15 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes that a replay has beside its arguments and states: temporaries, and results
-        that are not written in place."""
+        """Bytes that a replay has beside its arguments and states: temporaries, gradients,
+        and results that are not written in place."""
         home = self.graph.home()
         fresh = [
             n
             for i, n in enumerate(self.sizes)
-            if i not in self.shared and self.made[i] not in home
+            if i not in self.shared
+            and self.made[i] not in home
+            and self.made[i] not in self.lent
         ]
         wholes = [self.graph.slots[whole].nbytes for whole, _ in self.packed.made]
         return self.memory.nbytes + sum(fresh) + sum(wholes)
@@ -219,7 +230,7 @@ class Plan:
 
     def _old(self, i: int) -> Old:
         owner, attribute, _ = self.targets[i]
-        refs = 2 if i in self.shared else 1
+        refs = 2 if i in self.shared else 3 if self.made[i] in self.lent else 1
         return Old(self.made[i], owner, attribute == "grad", refs, self.layouts[i])
 
     def fits(self) -> bool:
@@ -233,8 +244,11 @@ class Plan:
             launch(*[buffers[i] for i in slots])
 
     def scratch(self, arguments: Sequence[Any]) -> list[Any]:
-        """Buffers to run single launches on: results go to memory of their own."""
+        """Buffers to run single launches on: results go to memory of their own, and so do
+        temporaries where gradients lie among them."""
         buffers = self._buffers(arguments)
+        if self.lent:
+            self._lay_out(buffers)
         for slot, nbytes in zip(self.made, self.sizes, strict=True):
             buffers[slot] = self.backend.alloc(nbytes)
         self.packed.allocate(buffers)
@@ -251,6 +265,21 @@ class Plan:
         self.packed.find(buffers)
         return buffers
 
+    def _take_back(self, held: Sequence[int], buffers: list[Any]) -> bool:
+        """Make room for gradients that lie among the temporaries and are not the leaves' own
+        any more: what somebody holds moves elsewhere. False if something can't move."""
+        for slot in [self.olds[k].slot for k in held]:
+            if slot not in self.lent:
+                continue
+            # It is in two lists: the plan's and this replay's.
+            if not self.backend.vacate(buffers, slot, 2):
+                return False
+            if buffers[slot].whole is None:
+                at, nbytes = self.memory.offset_of[slot], buffers[slot].nbytes
+                part = self.backend.part(self.blocks[0], at, nbytes)
+                self.fixed[slot] = buffers[slot] = part
+        return True
+
     def run(
         self, arguments: Sequence[Any], count: int, calls: Sequence[tuple] = ()
     ) -> list[Array]:
@@ -263,10 +292,16 @@ class Plan:
         with self.lock:
             buffers = self._buffers(arguments)
             fresh, alloc = self.fresh, self.backend.alloc
-            if held := self.take(self.olds, buffers):
+            held = self.take(self.olds, buffers)
+            if held and self.lent and not self._take_back(held, buffers):
+                self.blocks = self._lay_out(self.fixed)
+                buffers = self._buffers(arguments)
+                held = self.take(self.olds, buffers)
+            if held:
                 lost = {self.kept[k]: self.olds[k].slot for k in held}
                 for i, slot in lost.items():
-                    buffers[slot] = alloc(self.sizes[i])
+                    if slot not in self.lent:
+                        buffers[slot] = alloc(self.sizes[i])
                 fresh = fresh | lost
             for slot, nbytes in self.single:
                 buffers[slot] = alloc(nbytes)
@@ -274,7 +309,9 @@ class Plan:
             made = {
                 i: Array(buffers[slot], self.layouts[i]) for i, slot in fresh.items()
             }
-            todo: list[tuple] = [(self.play, buffers)]
+            # A failing play forgets the leaves' gradients, which it has written over.
+            given = (buffers, self.leaves) if self.leaves else (buffers,)
+            todo: list[tuple] = [(self.play, *given)]
             for i, value in made.items():
                 if i >= count:
                     owner, attribute, wrap = self.targets[i]

@@ -28,13 +28,16 @@ class Old(NamedTuple):
     slot: int  # of the result
     owner: Any  # a tensor, or a leaf where it is the gradient
     is_grad: bool
-    refs: int  # to its buffer: by its array, and by the replay's list where it is read
+    # To its buffer: by its array, by the replay's list where it is read, and by the plan's
+    # too where it is the plan's own, in the slot already.
+    refs: int
     layout: Layout  # of the result
 
 
 def take(olds: Sequence[Old], buffers: list[Any]) -> list[int]:
     """Put the buffers of old values into their slots; the numbers of those whose value
-    somebody else holds, or whose layout is another. Backends may have it in C."""
+    somebody else holds, or whose layout is another, or which are not what is in the slot
+    already. Backends may have it in C."""
     return [k for k, old in enumerate(olds) if not _take_one(old, buffers)]
 
 
@@ -47,7 +50,7 @@ def _take_one(old: Old, buffers: list[Any]) -> bool:
     buffer = value.buffer
     if getrefcount(value) != 3 or getrefcount(buffer) != 2 + old.refs:
         return False
-    if value.layout is not old.layout:
+    if value.layout is not old.layout or buffers[old.slot] not in (None, buffer):
         return False
     buffers[old.slot] = buffer
     return True

@@ -684,7 +684,8 @@ def _activation(
 
 relu = _activation(
     "relu", lambda x: s.maximum(x, 0), lambda x: np.maximum(x, 0),
-    grad=(lambda g, y, x: where(greater(x, 0), g, 0),), doc="max(x, 0).",
+    # Of y, so that x need not be kept.
+    grad=(lambda g, y, x: where(greater(y, 0), g, 0),), doc="max(x, 0).",
 )  # fmt: skip
 
 

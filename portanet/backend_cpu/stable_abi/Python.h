@@ -96,8 +96,9 @@ typedef struct PyModuleDef {
 #define PyModuleDef_HEAD_INIT {{1, NULL}, NULL, 0, NULL}
 enum { METH_VARARGS = 1, METH_NOARGS = 4, METH_O = 8 };
 enum { T_OBJECT = 6, T_LONGLONG = 17, T_PYSSIZET = 19, READONLY = 1 };
-enum { Py_bf_getbuffer = 1, Py_tp_call = 50, Py_tp_dealloc = 52, Py_tp_doc = 56,
-       Py_tp_repr = 66, Py_tp_members = 72, Py_tp_getset = 73, Py_mod_exec = 2 };
+enum { Py_bf_getbuffer = 1, Py_bf_releasebuffer = 2, Py_tp_call = 50,
+       Py_tp_dealloc = 52, Py_tp_doc = 56, Py_tp_repr = 66, Py_tp_members = 72,
+       Py_tp_getset = 73, Py_mod_exec = 2 };
 #define Py_TPFLAGS_DEFAULT 0UL
 #define Py_TPFLAGS_DISALLOW_INSTANTIATION (1UL << 7)
 PyObject *PyType_FromSpec(PyType_Spec *);
@@ -114,11 +115,13 @@ void *PyMem_Realloc(void *, size_t);
 void PyMem_Free(void *);
 PyObject *PyObject_GetAttr(PyObject *, PyObject *);
 PyObject *PyObject_GetAttrString(PyObject *, const char *);
+int PyObject_SetAttr(PyObject *, PyObject *, PyObject *);
 PyObject *PyObject_CallNoArgs(PyObject *);
 PyObject *PyObject_CallMethod(PyObject *, const char *, const char *, ...);
 PyObject *PyImport_ImportModule(const char *);
 
 // ---- Values
+PyObject *PyBool_FromLong(long);
 PyObject *PyLong_FromLong(long);
 PyObject *PyLong_FromSsize_t(Py_ssize_t);
 PyObject *PyLong_FromLongLong(long long);

@@ -57,6 +57,15 @@ class Dtype:
         return COMPUTE[self.code]
 
     @property
+    def limits(self) -> Any:
+        """NumPy's finfo of a floating dtype: bits, eps, max, min, smallest_normal."""
+        if self.name == "bfloat16":
+            import ml_dtypes
+
+            return ml_dtypes.finfo(self.numpy)
+        return np.finfo(self.numpy)
+
+    @property
     def numpy(self) -> np.dtype:
         """The NumPy dtype with the same values (bfloat16 comes from ml_dtypes)."""
         return _numpy_dtype(self.name)

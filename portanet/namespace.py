@@ -22,11 +22,7 @@ def finfo(kind: Any, /) -> Any:
     dtype = kind.dtype if isinstance(kind, Tensor) else as_dtype(kind)
     if not dtype.is_float:
         raise TypeError(f"finfo: {dtype.name} is not a floating dtype; see iinfo")
-    if dtype.name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.finfo(dtype.numpy)
-    return np.finfo(dtype.numpy)
+    return dtype.limits
 
 
 def iinfo(kind: Any, /) -> Any:

@@ -77,9 +77,7 @@ def nan_to_num(
     """
     if not x.dtype.is_float:
         return x
-    import ml_dtypes
-
-    most = float(ml_dtypes.finfo(x.dtype.numpy).max)
+    most = float(x.dtype.limits.max)
     high = most if posinf is None else float(posinf)
     low = -most if neginf is None else float(neginf)
     return _nan_to_num_op(x, nan=float(nan), posinf=high, neginf=low)

@@ -29,6 +29,9 @@ static inline __attribute__((always_inline)) void TYPE(micro)(
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < TILE_VECTORS; j++) sum[i][j] = (VEC){0};
+    for (int64_t i = 0; i < height; i++)
+        for (int64_t j = 0; j < TILE_COLUMNS; j += 64 / (int64_t)sizeof(T))
+            __builtin_prefetch(c + i * c_row + j, 1);
     for (int64_t l = 0; l < depth; l++) {
         VEC x[TILE_VECTORS];
 #pragma GCC unroll 4

@@ -93,69 +93,120 @@ static void TYPE(pack_backward)(void *context, int64_t begin, int64_t end) {
     }
 }
 
-// --- Cells: one row of one unit ----------------------------------------------------
+// --- Cells: the rows of one unit ---------------------------------------------------
 
-// Results go to arrays of the function's own first: those are known to be apart from what
-// is read, so that the loops over them vectorise.
-static inline void TYPE(put)(T *to, const T *from, int64_t n) {
+// Sums are [gate][row][UNIT], with room for TILE_ROWS rows of a gate. Activations go over
+// all rows of a gate in one loop, as those of one row are too few to keep the units busy.
+#define GATE (TILE_ROWS * UNIT)
+
+static void TYPE(sigmoids)(T *restrict x, int64_t n) {
+    for (int64_t k = 0; k < n; k++) x[k] = TYPE(sigmoid)(x[k]);
+}
+
+static void TYPE(tanhs)(T *restrict x, int64_t n) {
+    for (int64_t k = 0; k < n; k++) x[k] = TANH_OF(x[k]);
+}
+
+// `n` columns of a row; a whole unit is copied without a call.
+static inline void TYPE(put)(T *restrict to, const T *restrict from, int64_t n) {
     if (n == UNIT)
         memcpy(to, from, (size_t)UNIT * sizeof(T));
     else
         memcpy(to, from, (size_t)n * sizeof(T));
 }
 
-static void TYPE(rnn_cell)(int cell, int64_t n, const T *x, const T *b, const T *sum,
-                           T *h, T *state) {
-    T now[UNIT];
-    if (cell == RELU)
-        for (int64_t j = 0; j < n; j++) {
-            T v = x[j] + b[j] + sum[j];
-            now[j] = v > 0 || v != v ? v : 0;
-        }
+static inline void TYPE(add)(T *restrict sum, const T *restrict x, const T *restrict b,
+                             int64_t n) {
+    for (int64_t j = 0; j < n; j++) sum[j] += x[j] + b[j];
+}
+
+// The rows of a piece: `height` of them, `n` columns of each.
+typedef struct {
+    int64_t height, n, size;
+    const T *x;  // of the first row
+    int64_t x_row;
+    const T *b;
+    T *h, *c, *kept, *state;  // of the first row, and of the step that is made
+    const T *h_old, *c_old;
+    int64_t state_row;
+} TYPE(rows);
+
+static void TYPE(rnn_cells)(const TYPE(rows) *at, int cell, T *sum) {
+    const int64_t n = at->n, count = at->height * UNIT;
+    for (int64_t i = 0; i < at->height; i++)
+        TYPE(add)(sum + i * UNIT, at->x + i * at->x_row, at->b, n);
+    if (cell == TANH)
+        TYPE(tanhs)(sum, count);
     else
-        for (int64_t j = 0; j < n; j++) now[j] = TANH_OF(x[j] + b[j] + sum[j]);
-    TYPE(put)(h, now, n);
-    TYPE(put)(state, now, n);
+        for (int64_t k = 0; k < count; k++) {
+            T v = sum[k];
+            sum[k] = v > 0 || v != v ? v : 0;
+        }
+    for (int64_t i = 0; i < at->height; i++) {
+        TYPE(put)(at->h + i * at->size, sum + i * UNIT, n);
+        TYPE(put)(at->state + i * at->state_row, sum + i * UNIT, n);
+    }
 }
 
-static void TYPE(lstm_cell)(int64_t n, int64_t size, const T *x, const T *b, const T *sum,
-                            const T *c_old, T *c, T *kept, T *h, T *state) {
-    const int64_t step = TILE_ROWS * UNIT;
-    T i[UNIT], f[UNIT], g[UNIT], o[UNIT], cell[UNIT], now[UNIT];
-    for (int64_t j = 0; j < n; j++) {
-        i[j] = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
-        f[j] = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
-        g[j] = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + sum[j + 2 * step]);
-        o[j] = TYPE(sigmoid)(x[j + 3 * size] + b[j + 3 * size] + sum[j + 3 * step]);
-        cell[j] = f[j] * c_old[j] + i[j] * g[j];
-        now[j] = o[j] * TANH_OF(cell[j]);
+static void TYPE(lstm_cells)(const TYPE(rows) *at, T *sum) {
+    const int64_t n = at->n, size = at->size, count = at->height * UNIT;
+    T *i_gate = sum, *f_gate = i_gate + GATE, *g_gate = f_gate + GATE;
+    T *o_gate = g_gate + GATE;
+    T cell[GATE], turned[GATE];
+    for (int64_t i = 0; i < at->height; i++)
+        for (int64_t g = 0; g < 4; g++)
+            TYPE(add)(sum + g * GATE + i * UNIT, at->x + i * at->x_row + g * size,
+                      at->b + g * size, n);
+    TYPE(sigmoids)(i_gate, count);
+    TYPE(sigmoids)(f_gate, count);
+    TYPE(tanhs)(g_gate, count);
+    TYPE(sigmoids)(o_gate, count);
+    for (int64_t i = 0; i < at->height; i++) {
+        T old[UNIT] = {0};
+        TYPE(put)(old, at->c_old + i * size, n);
+        for (int64_t j = 0, k = i * UNIT; j < UNIT; j++, k++)
+            cell[k] = turned[k] = f_gate[k] * old[j] + i_gate[k] * g_gate[k];
+        TYPE(put)(at->c + i * size, cell + i * UNIT, n);
+        for (int64_t g = 0; g < 4; g++)
+            TYPE(put)(at->kept + (4 * i + g) * size, sum + g * GATE + i * UNIT, n);
     }
-    TYPE(put)(kept, i, n);
-    TYPE(put)(kept + size, f, n);
-    TYPE(put)(kept + 2 * size, g, n);
-    TYPE(put)(kept + 3 * size, o, n);
-    TYPE(put)(c, cell, n);
-    TYPE(put)(h, now, n);
-    TYPE(put)(state, now, n);
+    TYPE(tanhs)(turned, count);
+    for (int64_t k = 0; k < count; k++) turned[k] *= o_gate[k];
+    for (int64_t i = 0; i < at->height; i++) {
+        TYPE(put)(at->h + i * size, turned + i * UNIT, n);
+        TYPE(put)(at->state + i * at->state_row, turned + i * UNIT, n);
+    }
 }
 
-static void TYPE(gru_cell)(int64_t n, int64_t size, const T *x, const T *b, const T *sum,
-                           const T *h_old, T *kept, T *h, T *state) {
-    const int64_t step = TILE_ROWS * UNIT;
-    T r[UNIT], z[UNIT], m[UNIT], q[UNIT], now[UNIT];
-    for (int64_t j = 0; j < n; j++) {
-        r[j] = TYPE(sigmoid)(x[j] + b[j] + sum[j]);
-        z[j] = TYPE(sigmoid)(x[j + size] + b[j + size] + sum[j + step]);
-        q[j] = b[j + 3 * size] + sum[j + 2 * step];
-        m[j] = TANH_OF(x[j + 2 * size] + b[j + 2 * size] + r[j] * q[j]);
-        now[j] = m[j] + z[j] * (h_old[j] - m[j]);
+static void TYPE(gru_cells)(const TYPE(rows) *at, T *sum) {
+    const int64_t n = at->n, size = at->size, count = at->height * UNIT;
+    T *r = sum, *z = sum + GATE, *q = sum + 2 * GATE, *m = sum + 3 * GATE;
+    for (int64_t i = 0; i < at->height; i++)
+        for (int64_t g = 0; g < 2; g++)
+            TYPE(add)(sum + g * GATE + i * UNIT, at->x + i * at->x_row + g * size,
+                      at->b + g * size, n);
+    TYPE(sigmoids)(r, count);
+    TYPE(sigmoids)(z, count);
+    for (int64_t i = 0; i < at->height; i++) {
+        const T *x = at->x + i * at->x_row + 2 * size, *b = at->b + 2 * size;
+        for (int64_t j = 0, k = i * UNIT; j < n; j++, k++) {
+            q[k] += b[j + size];
+            m[k] = x[j] + b[j] + r[k] * q[k];
+        }
+        for (int64_t j = n, k = i * UNIT + n; j < UNIT; j++, k++) m[k] = 0;
     }
-    TYPE(put)(kept, r, n);
-    TYPE(put)(kept + size, z, n);
-    TYPE(put)(kept + 2 * size, m, n);
-    TYPE(put)(kept + 3 * size, q, n);
-    TYPE(put)(h, now, n);
-    TYPE(put)(state, now, n);
+    TYPE(tanhs)(m, count);
+    for (int64_t i = 0; i < at->height; i++) {
+        T now[UNIT] = {0};
+        TYPE(put)(now, at->h_old + i * size, n);
+        for (int64_t j = 0, k = i * UNIT; j < UNIT; j++, k++)
+            now[j] = m[k] + z[k] * (now[j] - m[k]);
+        const T *gates[4] = {r, z, m, q};
+        for (int64_t g = 0; g < 4; g++)
+            TYPE(put)(at->kept + (4 * i + g) * size, gates[g] + i * UNIT, n);
+        TYPE(put)(at->h + i * size, now, n);
+        TYPE(put)(at->state + i * at->state_row, now, n);
+    }
 }
 
 // The gradients of what goes in, from that of h (g + sum).
@@ -170,13 +221,14 @@ static void TYPE(rnn_slope)(int cell, int64_t n, const T *g, const T *sum, const
     TYPE(put)(state, gv, n);
 }
 
+// `turned` is tanh(c).
 static void TYPE(lstm_slope)(int64_t n, int64_t size, const T *g, const T *sum,
-                             const T *kept, const T *c_old, const T *c, T *gc, T *gx,
-                             T *state) {
+                             const T *kept, const T *c_old, const T *turned, T *gc,
+                             T *gx, T *state) {
     T made[4][UNIT], carry[UNIT];
     for (int64_t j = 0; j < n; j++) {
         T i = kept[j], f = kept[j + size], m = kept[j + 2 * size], o = kept[j + 3 * size];
-        T y = TANH_OF(c[j]), gh = g[j] + sum[j];
+        T y = turned[j], gh = g[j] + sum[j];
         T v = gc[j] + gh * o * (1 - y * y);
         made[0][j] = v * m * (i * (1 - i));
         made[1][j] = v * c_old[j] * (f * (1 - f));
@@ -244,24 +296,22 @@ static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
                 r->depth, last + from * r->stride, r->stride,
                 (const T *)r->panels + (u * r->gates + g) * r->depth * UNIT,
                 sum + g * TILE_ROWS * UNIT);
-        const T *b = (const T *)r->in[bias_at] + j;
-        for (int64_t i = from; i < from + height; i++) {
-            const T *x = (const T *)r->in[0] + t * w[4] + i * w[5] + j;
-            const T *s = sum + (i - from) * UNIT;
-            int64_t old = (t * r->rows + i) * n + j, now = old + r->rows * n;
-            int64_t gates = (t * r->rows + i) * 4 * n + j;
-            T *state = (T *)r->state[(t + 1) & 1] + i * r->stride + j;
-            if (r->cell == LSTM)
-                TYPE(lstm_cell)(width, n, x, b, s, out[1] + old, out[1] + now,
-                                kept + gates, out[0] + now, state);
-            else if (r->cell == GRU)
-                TYPE(gru_cell)(width, n, x, b, s, out[0] + old, kept + gates,
-                               out[0] + now, state);
-            else if (r->cell == RELU)
-                TYPE(rnn_cell)(RELU, width, x, b, s, out[0] + now, state);
-            else
-                TYPE(rnn_cell)(TANH, width, x, b, s, out[0] + now, state);
-        }
+        int64_t old = (t * r->rows + from) * n + j, now = old + r->rows * n;
+        const TYPE(rows) at = {
+            .height = height, .n = width, .size = n,
+            .x = (const T *)r->in[0] + t * w[4] + from * w[5] + j, .x_row = w[5],
+            .b = (const T *)r->in[bias_at] + j,
+            .h = out[0] + now, .h_old = out[0] + old,
+            .c = out[1] + now, .c_old = out[1] + old,
+            .kept = kept + (t * r->rows + from) * 4 * n + j,
+            .state = (T *)r->state[(t + 1) & 1] + from * r->stride + j,
+            .state_row = r->stride};
+        if (r->cell == LSTM)
+            TYPE(lstm_cells)(&at, sum);
+        else if (r->cell == GRU)
+            TYPE(gru_cells)(&at, sum);
+        else
+            TYPE(rnn_cells)(&at, r->cell, sum);
     }
 }
 
@@ -288,6 +338,14 @@ static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
             TYPE(products)[height - 1](
                 r->depth, (const T *)r->state[(t + 1) & 1] + from * r->stride, r->stride,
                 (const T *)r->panels + u * r->depth * UNIT, sum);
+        T turned[GATE];
+        if (r->cell == LSTM && t >= 0) {
+            const T *c = (const T *)r->in[3] + ((t + 1) * r->rows + from) * n + j;
+            if (width < UNIT) memset(turned, 0, sizeof turned);
+            for (int64_t i = 0; i < height; i++)
+                TYPE(put)(turned + i * UNIT, c + i * n, width);
+            TYPE(tanhs)(turned, height * UNIT);
+        }
         for (int64_t i = from; i < from + height; i++) {
             const T *s = sum + (i - from) * UNIT;
             int64_t row = t * r->rows + i, at = i * n + j;
@@ -303,8 +361,8 @@ static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
             int64_t old = row * n + j, now = old + r->rows * n;
             if (r->cell == LSTM) {
                 const T *c = r->in[3];
-                TYPE(lstm_slope)(width, n, g, s, kept + row * 4 * n + j, c + old, c + now,
-                                 out[2] + at, gx, state);
+                TYPE(lstm_slope)(width, n, g, s, kept + row * 4 * n + j, c + old,
+                                 turned + (i - from) * UNIT, out[2] + at, gx, state);
             } else if (r->cell == GRU) {
                 TYPE(gru_slope)(width, n, g, s, kept + row * 4 * n + j,
                                 (const T *)r->in[2] + old, out[1] + at, gx, state);
@@ -388,3 +446,4 @@ static void TYPE(run)(recurrence *r, bool is_forward) {
 #undef MICRO
 #undef NAMED
 #undef SQUARE
+#undef GATE

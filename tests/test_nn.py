@@ -10,6 +10,7 @@ import pytest
 import portanet as pn
 from portanet import nn
 from portanet.nn import functional as F
+from portanet.ops.normalise import moments
 from portanet.testing import assert_close, check_grads
 from tests.conftest import PRESENT
 
@@ -613,6 +614,27 @@ def test_batch_norm_has_right_gradients_of_first_and_second_order():
 
         for f in (training, evaluation):
             check_grads(f, x, float64(3), float64(3), order=2)
+
+
+def test_the_statistics_of_a_batch_have_right_gradients_of_first_and_second_order():
+    for x in (float64(4, 3), float64(4, 3, 2)):
+        axes = (0, *range(2, len(x.shape)))
+        for chosen in (slice(0, 1), slice(1, 2), slice(0, 2)):
+
+            def statistics(x, axes=axes, chosen=chosen):
+                return sum(pn.sin(t).sum() for t in moments(x, axes)[chosen])
+
+            check_grads(statistics, x, order=2)
+
+
+def test_batch_norm_in_training_reads_its_input_by_kernels_alone():
+    layer, x = nn.BatchNorm2d(3), pn.ones((2, 3, 4, 4), requires_grad=True)
+    step = pn.compile(lambda x: pn.value_and_grad(lambda x: layer(x).sum())(x)[0])
+    step(x)
+    names = [
+        line.split()[4] for line in step.explain().splitlines() if " reduce" in line
+    ]
+    assert "channel_moments" in step.explain() and len(names) <= 1  # the sum
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ launches and not a walk through each of them.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from typing import Any
@@ -76,9 +77,24 @@ def _lower_channel_moments(emit, x):
     return made
 
 
+def _channel_moments_grad(needed, gs, ys, x):
+    """Of the mean 1 / n, of the variance 2 (x - mean) / n: batch norm's own gradient goes
+    around both, so they are asked for only where a user differentiates the statistics."""
+    g_mean, g_var = gs
+    count = math.prod(x.shape) // x.shape[1]
+    terms = []
+    if g_mean is not None:
+        terms.append(e.add(e.zeros_like(x), e.multiply(g_mean, 1 / count)))
+    if g_var is not None:
+        away = e.subtract(x, ys[0])
+        terms.append(e.multiply(away, e.multiply(g_var, 2 / count)))
+    return (functools.reduce(e.add, terms),)
+
+
 _channel_moments = Op(
     "channel_moments",
     lambda x: (Spec(_of_channels(x), x.dtype),) * 2,
+    grad=Joint(_channel_moments_grad),
     lower=_lower_channel_moments,
     fallback=lambda x: _moments(x, _batch_axes(x)),
     kernel="normalise",

@@ -49,6 +49,7 @@ def missing(name, file, before, after, chosen):
 ROWS = "rows_and_columns and sum"
 SMALL_TILE = "matmul_of_every_layout and shape1"
 MMA = "by_tensor_cores and 80 and ab"
+TENSORS = "its_gradients and case5"
 WGMMA = "matmul_by_wgmma and not ab"
 FAULTS = (
     missing("rows: partial sums are read at once", "reduce.cu",
@@ -160,13 +161,35 @@ FAULTS = (
           "__syncthreads();  // nobody reads the slices any more\n        if (is_first",
           "if (is_first", "its_gradients and case0"),
     Fault("attention: one key too many", "attention.cuh",
-          "i < queries && j < keys &&", "i < queries && j <= keys &&",
+          "(j < keys) &", "(j <= keys) &",
           "its_gradients and case1"),
     Fault("attention: rows past the last are read", "attention.cu",
           "if (first + row < m.rows) {", "if (first + row <= m.rows) {",
           "its_gradients and case0", is_sanitized=True),
     Fault("attention: what was summed is not rescaled", "attention.cu",
-          "sums[r][n][e] * before[r];", "sums[r][n][e];", "its_gradients and case1"),
+          "sums[n][r][e] *= before[r];", ";", "its_gradients and case1"),
+    Fault("attention by tensor cores: copies are not waited for", "attention_mma.cuh",
+          "= LOWEST;\n    for (int j = 0; j < end; j += OTHER) {\n        pn_wait<0>();",
+          "= LOWEST;\n    for (int j = 0; j < end; j += OTHER) {\n", TENSORS),
+    missing("attention by tensor cores: a stage is read and replaced at once",
+            "attention_mma.cuh",
+            "step < steps; step++) {\n        pn_wait<0>();\n        ", "", TENSORS),
+    Fault("attention by tensor cores: stages that are one", "attention_mma.cuh",
+          "stages + step % 2 * (", "stages + 0 * (", TENSORS),
+    Fault("attention by tensor cores: keys past the last", "attention_mma.cuh",
+          "j + OTHER > keys || (f.causal && j + OTHER > low + 1), first, j, s);",
+          "j > keys || (f.causal && j + OTHER > low + 1), first, j, s);",
+          "its_gradients and case8"),
+    Fault("attention by tensor cores: a diagonal that is cut short", "attention_mma.cuh",
+          "i + OTHER <= low", "i + OTHER <= low + MT * 16", TENSORS),
+    Fault("attention by tensor cores: a stale row maximum", "attention_mma.cuh",
+          "top[m][half] = most, sum", "sum", TENSORS),
+    Fault("attention by tensor cores: rows past the last are copied", "attention_mma.cuh",
+          "is_there && c < m.width", "c < m.width", TENSORS),
+    Fault("attention by tensor cores: statistics of another head", "attention_mma.cuh",
+          "(b * heads + h) * P[39]", "(b * heads + g) * P[39]", TENSORS),
+    Fault("attention by tensor cores: words of other keys", "attention_mma.cuh",
+          "j / 4 + r / 2 * 2", "j / 4 + r / 2", "its_gradients and case8"),
     missing("recurrent: the weights are turned at once", "recurrent.cu",
             "tile[ty][tx] = WEIGHTS[(long long)(first_l + ty) * SIZE + first_j + tx];\n    ",
             "", "recurrent_is and lstm and 36"),
@@ -272,6 +295,6 @@ def test_kernels_read_and_write_only_what_is_theirs(sanitized):
     chosen += " or test_scatter and add or random_has or pool_finds and bfloat16"
     chosen += " or test_convolve and case0 or test_convolve and case4"
     chosen += " or every_length and 10 or one_for_a_row or batch_norm and 49 or 132"
-    chosen += " or its_gradients and case1 or recurrent_is and gru"
+    chosen += " or its_gradients and (case1 or case5) or recurrent_is and gru"
     status, output = sanitized.run(chosen)
     assert status == 0, output[-4000:]

@@ -13,8 +13,12 @@
 // rescales what it has where a larger score appears (Milakov and Gimelshein, 2018; Dao et
 // al., 2022). Sums run in the order of the other side: no atomics, the same bits each time.
 // statistics: (lse, dy . y) of each row, for the two that follow it. 16 bits are widened as
-// they are loaded.
+// they are loaded. PN_TENSOR: the same entries for tensor cores.
 #include "attention.cuh"
+
+#if PN_TENSOR
+#include "attention_mma.cuh"
+#else
 
 typedef pn_pack<T, 16 / sizeof(T)> Pack;
 typedef pn_pack<S, 16 / sizeof(T)> Piece;  // as it is stored
@@ -154,7 +158,7 @@ PN_DEVICE void soften(const Filter &f, T scale, int i, int j, T (&s)[TM][SN], T 
 #pragma unroll
         for (int c = 0; c < SN; c++) {
             const int at = j + TX * c;
-            s[r][c] = f.is_seen(i + r, at) ? f.masked(s[r][c] * scale, i + r, at) : LOWEST;
+            s[r][c] = f.is_seen(i + r, at) ? f.masked(s[r][c] * scale, 1, i + r, at) : LOWEST;
             if (s[r][c] > most) most = s[r][c];
         }
         most = of_lanes<true>(most);
@@ -186,13 +190,7 @@ PN_ENTRY(forward, THREADS, 2)
     const Filter f{P, b, h, queries, keys, P[7] != 0 MASK_GIVEN STATE_GIVEN};
     const T scale = number(P, 10, T());
 #if PN_DROPS
-    if (blockIdx.x + blockIdx.y + threadIdx.x == 0) {
-        const unsigned long long start = f.state[2] | (unsigned long long)f.state[3] << 32;
-        const unsigned long long rows = (unsigned long long)P[0] * heads * queries;
-        const unsigned long long end = start + rows * (((unsigned)keys + 3) / 4);
-        after[0] = f.state[0], after[1] = f.state[1];
-        after[2] = (unsigned)end, after[3] = (unsigned)(end >> 32);
-    }
+    if (blockIdx.x + blockIdx.y + threadIdx.x == 0) f.advance(after);
 #endif
     T sums[NS][TM][ON] = {}, top[TM], sum[TM] = {};
 #pragma unroll
@@ -238,14 +236,19 @@ PN_EXPORT(forward)
 #endif
 
 #if defined(PN_STEP_statistics)
-// A warp a row; a row that sees nothing gets an lse that makes its weights 0.
+// A warp a row of the P[39] of each head; one that sees nothing, or is past the last, gets an
+// lse that makes its weights 0. PN_UNIT: the lse's.
 PN_ENTRY(statistics, THREADS)
 (Statistics *of_row, const S *dy, const S *y, const T *lse, PN_P P) {
     const int heads = (int)P[1], queries = (int)P[3], values = (int)P[6];
     const long long n = (long long)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
-    if (n >= P[0] * heads * queries) return;  // the whole warp
-    const long long head = n / queries, b = head / heads, h = head - b * heads;
-    const int i = (int)(n - head * queries);
+    if (n >= P[0] * heads * P[39]) return;  // the whole warp
+    const long long head = n / P[39], b = head / heads, h = head - b * heads;
+    const int i = (int)(n - head * P[39]);
+    if (i >= queries) {
+        of_row[n] = Statistics{(T)1e38, 0};
+        return;
+    }
     const S *g = dy + P[28] + b * P[29] + h * P[30] + i * P[31];
     const S *of = y + ((b * queries + i) * heads + h) * values;
     T inner = 0;
@@ -255,7 +258,8 @@ PN_ENTRY(statistics, THREADS)
     for (int distance = 16; distance > 0; distance /= 2)
         inner += __shfl_xor_sync(ALL, inner, distance);
     if (threadIdx.x % 32) return;
-    of_row[n] = Statistics{lse[n] < LOWEST ? (T)1e38 : lse[n], inner};
+    const T given = lse[head * queries + i];
+    of_row[n] = Statistics{given < LOWEST ? (T)1e38 : given * (T)PN_UNIT, inner};
 }
 PN_EXPORT(statistics)
 #endif
@@ -329,7 +333,7 @@ PN_ENTRY(queries, THREADS, 2)
                 const int i = row + r, at = j + tx + TX * c;
                 T ds = 0;
                 if (f.is_seen(i, at)) {
-                    const T w = pn_exp(f.masked(s[r][c] * scale, i, at) - known[r].lse);
+                    const T w = pn_exp(f.masked(s[r][c] * scale, 1, i, at) - known[r].lse);
                     ds = w * (dp[r][c] * f.factor(i, at) - known[r].inner);
                 }
                 s[r][c] = ds;
@@ -382,7 +386,7 @@ PN_ENTRY(keys, THREADS, 2)
                     T w = 0, ds = 0;
                     if (f.is_seen(at, row + r)) {
                         const T factor = f.factor(at, row + r);
-                        w = pn_exp(f.masked(s[r][c] * scale, at, row + r) - known.lse);
+                        w = pn_exp(f.masked(s[r][c] * scale, 1, at, row + r) - known.lse);
                         ds = w * (dp[r][c] * factor - known.inner);
                         w *= factor;
                     }
@@ -404,4 +408,5 @@ PN_ENTRY(keys, THREADS, 2)
     store(dv, b, g, groups, row, keys, column, values, of_v, one);
 }
 PN_EXPORT(keys)
+#endif
 #endif

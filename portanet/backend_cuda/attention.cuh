@@ -43,29 +43,47 @@ struct Filter {
     const unsigned *state;
 #endif
     PN_MEMBER bool is_seen(int i, int j) const {
-        return i < queries && j < keys && (!causal || j <= i);
+        return (i < queries) & (j < keys) & (!causal | (j <= i));
     }
-    PN_MEMBER T masked(T x, int i, int j) const {
+    // A score, in units of `unit`, with what is added to it.
+    PN_MEMBER T masked(T x, T unit, int i, int j) const {
 #if PN_MASK
         const long long at = P[PN_MASK_AT] + b * P[PN_MASK_AT + 1] + h * P[PN_MASK_AT + 2] +
                              i * P[PN_MASK_AT + 3] + j * P[PN_MASK_AT + 4];
 #if PN_MASK == 1
         if (!mask[at]) x = LOWEST;
 #else
-        x += (T)pn_load(mask, at);
+        x += unit * (T)pn_load(mask, at);
 #endif
 #endif
         return x < LOWEST ? LOWEST : x;
     }
+#if PN_DROPS
+    // Random words of row i, for keys from 4 * block on.
+    PN_MEMBER uint4 drawn(int i, int block) const {
+        const unsigned long long blocks = ((unsigned)keys + 3) / 4;
+        const unsigned long long row = ((unsigned long long)b * (int)P[1] + h) * queries + i;
+        return philox(start() + row * blocks + block, state[0], state[1]);
+    }
+    PN_MEMBER unsigned long long start() const {
+        return state[2] | (unsigned long long)state[3] << 32;
+    }
+    PN_MEMBER T kept(unsigned word) const {
+        return word >= (unsigned)P[9] ? number(P, 13, T()) : 0;
+    }
+    // The state after all that is drawn.
+    PN_MEMBER void advance(unsigned *after) const {
+        const unsigned long long rows = (unsigned long long)P[0] * (int)P[1] * queries;
+        const unsigned long long end = start() + rows * (((unsigned)keys + 3) / 4);
+        after[0] = state[0], after[1] = state[1];
+        after[2] = (unsigned)end, after[3] = (unsigned)(end >> 32);
+    }
+#endif
     // What dropout multiplies a weight by.
     PN_MEMBER T factor(int i, int j) const {
 #if PN_DROPS
-        const unsigned long long blocks = ((unsigned)keys + 3) / 4;
-        const unsigned long long start = state[2] | (unsigned long long)state[3] << 32;
-        const unsigned long long row = ((unsigned long long)b * (int)P[1] + h) * queries + i;
-        const uint4 w = philox(start + row * blocks + j / 4, state[0], state[1]);
-        const unsigned word = j % 4 < 2 ? (j % 2 ? w.y : w.x) : j % 2 ? w.w : w.z;
-        return word >= (unsigned)P[9] ? number(P, 13, T()) : 0;
+        const uint4 w = drawn(i, j / 4);
+        return kept(j % 4 < 2 ? (j % 2 ? w.y : w.x) : j % 2 ? w.w : w.z);
 #else
         return 1;
 #endif

@@ -7,6 +7,9 @@
 // 4 g + t, a[0] is word t of row g, a[1] of row g + 8, a[2] and a[3] words t + 4; b[0] and
 // b[1] words t and t + 4 of column g; d[0] and d[1] columns 2 t and 2 t + 1 of row g, d[2]
 // and d[3] of row g + 8. Turing (PN_ARCH 75) has float16, 8 elements at a time.
+template <class A, class B> static constexpr bool pn_is_same = false;
+template <class A> static constexpr bool pn_is_same<A, A> = true;
+
 #if defined(PN_SIMULATED)
 #include "cusim_mma.h"
 template <class S>
@@ -30,6 +33,11 @@ PN_DEVICE void pn_copy_async(void *to, const void *from, bool is_there) {
 }
 PN_DEVICE void pn_commit() { cusim::commit(); }
 template <int LEFT> PN_DEVICE void pn_wait() { cusim::land(LEFT); }
+template <class S> PN_DEVICE unsigned pn_two(float low, float high) {
+    S two[2];
+    pn_convert(two, low), pn_convert(two + 1, high);
+    return two[0].bits | (unsigned)two[1].bits << 16;
+}
 #else
 template <class S> struct pn_tensor;
 template <> struct pn_tensor<pn_float16> {
@@ -84,6 +92,17 @@ template <class S>
 PN_DEVICE void pn_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     pn_tensor<S>::multiply(d, a, b);
 }
+#if PN_ARCH >= 80
+// Two numbers as a word of a fragment.
+template <class S> PN_DEVICE unsigned pn_two(float low, float high) {
+    unsigned word;
+    if constexpr (pn_is_same<S, pn_float16>)
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
 PN_DEVICE unsigned pn_shared_at(const void *p) {
     return (unsigned)__cvta_generic_to_shared(p);
 }
@@ -123,6 +142,32 @@ template <int LEFT> PN_DEVICE void pn_wait() {
 }
 #endif
 
+// ---- Fragments of a matrix in shared memory
+
+// The fragments of rows [i, i + 16) and of 32 bytes of l from `l` on: those of a, or those of
+// b for two times 8 columns. Lines lie PITCH apart: [row][l] or, not ALONG_L, [l][row].
+template <class S, int PITCH, bool ALONG_L>
+PN_DEVICE void pn_fragments(const S *at, int i, int l, bool is_a, unsigned (&words)[4]) {
+    const int lane = threadIdx.x % 32, matrix = lane / 8;
+    // Which half, of the rows and of l, a matrix is.
+    const int across = is_a ? matrix % 2 : matrix / 2, deep = is_a ? matrix / 2 : matrix % 2;
+    // What depends on the lane comes first: the rest is a constant of an unrolled loop.
+    if constexpr (ALONG_L) {
+        at += (across * 8 + lane % 8) * PITCH + deep * (16 / (int)sizeof(S));
+        pn_load_rows(words, at + (i * PITCH + l));
+    } else if constexpr (sizeof(S) == 2) {
+        at += (deep * 8 + lane % 8) * PITCH + across * 8;
+        pn_load_columns(words, at + (l * PITCH + i));
+    } else {
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const int row = i + (is_a ? w % 2 : w / 2) * 8 + lane / 4;
+            const int of_l = l + (is_a ? w / 2 : w % 2) * 4 + lane % 4;
+            words[w] = __float_as_uint(at[of_l * PITCH + row]);
+        }
+    }
+}
+
 // ---- A tile
 
 // One operand's slice of 64 bytes of l in shared memory, ROWS rows (or columns) wide:
@@ -161,27 +206,9 @@ template <class S, int ROWS, bool ALONG_L> struct pn_slice {
         }
     }
 
-    // The fragments of rows [i, i + 16) and step k, 32 bytes of l: those of a, or those of
-    // b for two times 8 columns.
+    // The fragments of rows [i, i + 16) and step k, 32 bytes of l.
     static PN_MEMBER void load(const S *slice, int i, int k, bool is_a, unsigned (&words)[4]) {
-        const int lane = threadIdx.x % 32, matrix = lane / 8;
-        // Which half, of the rows and of l, a matrix is.
-        const int across = is_a ? matrix % 2 : matrix / 2, deep = is_a ? matrix / 2 : matrix % 2;
-        k *= 32 / (int)sizeof(S);
-        if constexpr (ALONG_L) {
-            const int row = i + across * 8 + lane % 8, l = k + deep * PIECE;
-            pn_load_rows(words, slice + row * PITCH + l);
-        } else if constexpr (sizeof(S) == 2) {
-            const int row = i + across * 8, l = k + deep * 8 + lane % 8;
-            pn_load_columns(words, slice + l * PITCH + row);
-        } else {
-#pragma unroll
-            for (int w = 0; w < 4; w++) {
-                const int row = i + (is_a ? w % 2 : w / 2) * 8 + lane / 4;
-                const int l = k + (is_a ? w / 2 : w % 2) * 4 + lane % 4;
-                words[w] = __float_as_uint(slice[l * PITCH + row]);
-            }
-        }
+        pn_fragments<S, PITCH, ALONG_L>(slice, i, k * (32 / (int)sizeof(S)), is_a, words);
     }
 };
 

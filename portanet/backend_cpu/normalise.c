@@ -21,56 +21,36 @@ typedef struct {
     const pn_args *args;
     int64_t images, rows, n, stretch;
     double eps;
-    bool out_of_memory;
 } norm;
+
+#define T float
+#define TYPE(name) name##_f32
+#include "normalise_rows.h"
+#define T double
+#define TYPE(name) name##_f64
+#include "normalise_rows.h"
 
 #define DEFINE_NORM(T, S)                                                              \
     static const T *input_##S(const norm *q, int k, int outputs) {                     \
         return (const T *)q->args->buffers[outputs + k] + q->args->words[5 + k];       \
     }                                                                                  \
                                                                                        \
-    static void row_moments_##S(const norm *q, const T *x, T *mean, T *scale) {        \
-        *mean = (T)(sum_##S(x, q->n) / (double)q->n);                                  \
-        double var = spread_##S(x, *mean, q->n) / (double)q->n;                        \
-        *scale = (T)(1 / sqrt(var + q->eps));                                          \
-    }                                                                                  \
-                                                                                       \
-    static void row_slope_##S(const norm *q, int64_t row, T *restrict h,               \
-                              T *restrict w_sum, T *restrict b_sum) {                  \
-        int64_t n = q->n;                                                              \
-        const T *g = input_##S(q, 0, 3) + row * n, *x = input_##S(q, 1, 3) + row * n;  \
-        const T *w = input_##S(q, 2, 3);                                               \
-        T *restrict y = (T *)q->args->buffers[0] + row * n, mean, scale;               \
-        row_moments_##S(q, x, &mean, &scale);                                          \
-        for (int64_t i = 0; i < n; i++) {                                              \
-            h[i] = (x[i] - mean) * scale;                                              \
-            y[i] = g[i] * w[i];                                                        \
-            w_sum[i] += g[i] * h[i];                                                   \
-            b_sum[i] += g[i];                                                          \
-        }                                                                              \
-        T p_mean = (T)(sum_##S(y, n) / (double)n);                                     \
-        T ph_mean = (T)(dot_##S(y, h, n) / (double)n);                                 \
-        for (int64_t i = 0; i < n; i++)                                                \
-            y[i] = (y[i] - p_mean - h[i] * ph_mean) * scale;                           \
-    }                                                                                  \
-                                                                                       \
     static void rows_slope_##S(void *context, int64_t begin, int64_t end) {            \
-        norm *q = context;                                                             \
-        int64_t n = q->n, nbytes = n * (int64_t)sizeof(T);                             \
-        T *h = pn_alloc(nbytes);                                                       \
-        if (!h) {                                                                      \
-            q->out_of_memory = true;                                                   \
-            return;                                                                    \
-        }                                                                              \
+        const norm *q = context;                                                       \
+        int64_t n = q->n;                                                              \
+        const T *g = input_##S(q, 0, 3), *x = input_##S(q, 1, 3);                      \
+        T *y = q->args->buffers[0];                                                    \
         for (int64_t s = begin; s < end; s++) {                                        \
             T *w_sum = (T *)q->args->buffers[1] + s * n;                               \
             T *b_sum = (T *)q->args->buffers[2] + s * n;                               \
-            memset(w_sum, 0, (size_t)nbytes);                                          \
-            memset(b_sum, 0, (size_t)nbytes);                                          \
-            for (int64_t k = 0; k < q->stretch && s * q->stretch + k < q->rows; k++)   \
-                row_slope_##S(q, s * q->stretch + k, h, w_sum, b_sum);                 \
+            memset(w_sum, 0, (size_t)n * sizeof(T));                                   \
+            memset(b_sum, 0, (size_t)n * sizeof(T));                                   \
+            int64_t last = s * q->stretch + q->stretch;                                \
+            if (last > q->rows) last = q->rows;                                        \
+            for (int64_t r = s * q->stretch; r < last; r++)                            \
+                row_slope_##S(g + r * n, x + r * n, input_##S(q, 2, 3), n, q->eps,     \
+                              y + r * n, w_sum, b_sum);                                \
         }                                                                              \
-        pn_free(h, nbytes);                                                            \
     }
 
 DEFINE_NORM(float, f32)
@@ -110,5 +90,4 @@ void PN_KERNEL(normalise)(const pn_args *args) {
     }
     if (pieces * each == 0) return;
     pn_parallel_for(pieces, PIECE / each + 1, run, &q);
-    if (q.out_of_memory) pn_set_fault(args, 0, PN_NO_SCRATCH, 0, 0);
 }

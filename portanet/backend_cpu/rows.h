@@ -5,20 +5,29 @@
 #define PN_ROWS_H
 #include <math.h>
 #include "convert.h"
+#include "lanes.h"
 #include "scalar.h"
 
 #define BLOCK ((int64_t)512)
 #define PIECE ((int64_t)1 << 13)  // elements worth a thread
 
-// 64 bytes at every level: where registers are shorter, a vector takes several.
-typedef float vec_f32 __attribute__((vector_size(64)));
-typedef double vec_f64 __attribute__((vector_size(64)));
+typedef lanes_float vec_f32;
+typedef lanes_double vec_f64;
 typedef float loose_f32 __attribute__((vector_size(64), aligned(4)));
 typedef double loose_f64 __attribute__((vector_size(64), aligned(8)));
 
 #define VECTOR_AT_f32(p) (*(const loose_f32 *)((p) + i))
 #define VECTOR_AT_f64(p) (*(const loose_f64 *)((p) + i))
 #define SCALAR_AT(p) ((p)[i])
+
+static inline float folded_f32(vec_f32 v) {
+    FOLD_float(PLUS, v)
+    return v[0];
+}
+static inline double folded_f64(vec_f64 v) {
+    FOLD_double(PLUS, v)
+    return v[0];
+}
 
 // NAME_S(PARAMS, n): the sum over i < n of VALUE(AT), where AT(p) is p[i].
 #define DEFINE_SUM(NAME, T, S, PARAMS, VALUE)                                          \
@@ -31,20 +40,15 @@ typedef double loose_f64 __attribute__((vector_size(64), aligned(8)));
             T rest = 0;                                                                \
             for (; i + lanes <= end; i += lanes) total += VALUE(VECTOR_AT_##S);        \
             for (; i < end; i++) rest += VALUE(SCALAR_AT);                             \
-            for (int64_t half = lanes / 2; half; half /= 2)                            \
-                for (int64_t l = 0; l < half; l++) total[l] += total[l + half];        \
-            all += total[0] + rest;                                                    \
+            all += folded_##S(total) + rest;                                           \
         }                                                                              \
         return all;                                                                    \
     }
 #define ITSELF(AT) (AT(x))
-#define PRODUCT(AT) (AT(a) * AT(b))
 #define DISTANCE(AT) ((AT(x) - middle) * (AT(x) - middle))
 #define COMMA ,
 DEFINE_SUM(sum, float, f32, const float *x, ITSELF)
 DEFINE_SUM(sum, double, f64, const double *x, ITSELF)
-DEFINE_SUM(dot, float, f32, const float *a COMMA const float *b, PRODUCT)
-DEFINE_SUM(dot, double, f64, const double *a COMMA const double *b, PRODUCT)
 DEFINE_SUM(spread, float, f32, const float *x COMMA float middle, DISTANCE)
 DEFINE_SUM(spread, double, f64, const double *x COMMA double middle, DISTANCE)
 #endif

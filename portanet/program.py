@@ -80,6 +80,11 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 gradient of x and, for each `stretch` rows, the sums of g h and of g;
                 "channels_slope", of g, x, w, mean, var, is the same for x (images, rows, n),
                 whose rows are channels, summed over images and n.
+  group_norm    images, groups, channels (of a group), n, eps (the bits of a float64), then the
+                offset of each input. All contiguous, of one floating dtype. With h as above for
+                each group of each image of x (images, groups, channels, n), options:
+                ("forward",), of x, w, b (groups, channels), y = h w + b; ("slope",), of g, x,
+                w, the gradient of x, and the sums of g h and of g over images and n.
   random        n, blocks, state_offset. Input state: uint32[4] key0, key1, counter_low,
                 counter_high. Outputs: bits uint32[n], and the new state uint32[4], whose
                 counter is `blocks` = ceil(n / 4) further. Philox4x32-10 (Salmon et al.,

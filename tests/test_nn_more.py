@@ -170,6 +170,31 @@ def test_group_norm_is_the_formula(shape, device):
     assert_close(layer(pn.tensor(x, device=device)), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(0, 6), (0, 6, 5, 3)])
+def test_group_norm_of_no_rows_has_gradients_of_zero(shape, device):
+    layer = nn.GroupNorm(3, 6).to(device)
+    x = pn.zeros(shape, device=device, requires_grad=True)
+    got = pn.gradients(layer(x).sum(), [x, layer.weight, layer.bias])
+    assert [g.shape for g in got] == [shape, (6,), (6,)]
+    assert not any(g.numpy().any() for g in got)
+    assert F.instance_norm(pn.zeros((2, 0, 3), device=device)).shape == (2, 0, 3)
+
+
+def test_gradients_of_group_norm_on_a_kernel_are_those_of_its_fallback(device):
+    x, w, b = normal(70, 6, 3, 5), normal(6), normal(6)
+    g = pn.tensor(normal(*x.shape), device=device)
+    found = []
+    for create_graph in (False, True):
+        ts = [pn.tensor(a, device=device, requires_grad=True) for a in (x, w, b)]
+        y = F.group_norm(ts[0], 2, *ts[1:])
+        found.append(pn.gradients(y, ts, g, create_graph=create_graph))
+        compiled = pn.compile(lambda *ts: F.group_norm(ts[0], 2, *ts[1:]) * 2)
+        assert_close(compiled(*ts), y.numpy() * 2, rtol=1e-5, atol=1e-5)
+    for a, b in zip(*found, strict=True):
+        # Sums of 70 * 15 terms of size 1, in another order.
+        assert_close(a, b.numpy(), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "kind, shape",
     [(nn.InstanceNorm1d, (3, 4, 7)), (nn.InstanceNorm2d, (3, 4, 5, 2))],

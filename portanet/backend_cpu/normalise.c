@@ -26,9 +26,13 @@ typedef struct {
 #define T float
 #define TYPE(name) name##_f32
 #include "normalise_rows.h"
+#undef T
+#undef TYPE
 #define T double
 #define TYPE(name) name##_f64
 #include "normalise_rows.h"
+#undef T
+#undef TYPE
 
 #define DEFINE_NORM(T, S)                                                              \
     static const T *input_##S(const norm *q, int k, int outputs) {                     \

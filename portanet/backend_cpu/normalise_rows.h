@@ -40,5 +40,3 @@ static void TYPE(row_slope)(const T *g, const T *x, const T *w, int64_t n, doubl
         y[i] = (g[i] * w[i] - p_mean - (x[i] - mean) * scale * ph_mean) * scale;
 }
 
-#undef T
-#undef TYPE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import Any
 
 import numpy as np
 
 from .. import scalars as s
-from ..op import Bad, Case, Op, Spec
+from ..op import LONGEST_ROW, Bad, Case, Joint, Op, Spec
 from . import elementwise as e
 from .normalise import (
     _check_channels,
@@ -16,10 +18,13 @@ from .normalise import (
     _scaled,
     _standardize_rule,
     _wide,
+    affine,
+    standardize,
+    standardize_slope,
     standardized,
     trailing_row,
 )
-from .reduce import mean
+from .reduce import _sum, mean
 from .shape import as_shape, reshape
 
 # Root mean square ------------------------------------------------------------------------
@@ -173,6 +178,125 @@ def rms_norm(
 
 
 # Groups of channels ----------------------------------------------------------------------
+# x (n, channels, ...), weight and bias (channels,), all of one dtype; `groups` of channels.
+
+
+def _group_rule(x: Spec, w: Spec, b: Spec, *, groups, eps) -> Spec:
+    if len(x.shape) < 2 or w != (x.shape[1:2], x.dtype) or w != b:
+        raise ValueError(f"group_norm: weight {w} and bias {b} do not fit {x}")
+    if x.shape[1] % groups:
+        raise ValueError(f"group_norm: {groups} groups of the channels of {x}")
+    return x
+
+
+def _as_groups(x: Any, groups: int) -> Any:
+    return reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
+
+
+def _group_fallback(x, w, b, *, groups, eps):
+    y = reshape(standardized(_as_groups(x, groups), (2,), eps), x.shape)
+    return affine(y, *(_per_channel(v, len(x.shape)) for v in (w, b)))
+
+
+def _group_slope_fallback(g, x, w, *, groups, eps):
+    axes = (0, *range(2, len(x.shape)))
+    rows = _as_groups(x, groups)
+    h = reshape(standardize(rows, axes=(2,), eps=eps), x.shape)
+    gw = _as_groups(e.multiply(g, _per_channel(w, len(x.shape))), groups)
+    slope = reshape(standardize_slope(gw, rows, axes=(2,), eps=eps), x.shape)
+    return slope, _sum(e.multiply(g, h), axes=axes), _sum(g, axes=axes)
+
+
+def _lower_group(emit, xs, outputs, which, *, groups, eps):
+    xs = [emit.contiguous(x) for x in xs]
+    images, channels, *sizes = outputs[0].layout.shape
+    (bits,) = struct.unpack("q", struct.pack("d", eps))
+    words = [images, groups, channels // groups, math.prod(sizes), bits]
+    words += [x.layout.offset for x in xs]
+    emit.kernel("group_norm", words, outputs, xs, (which,))
+
+
+def _lower_group_norm(emit, *xs, **static):
+    y = emit.empty(xs[0].layout.shape, xs[0].layout.dtype)
+    _lower_group(emit, xs, [y], "forward", **static)
+    return y
+
+
+def _lower_group_slope(emit, *xs, **static):
+    made = [emit.empty(x.layout.shape, x.layout.dtype) for x in (xs[1], xs[2], xs[2])]
+    _lower_group(emit, xs, made, "slope", **static)
+    if not xs[1].layout.size:  # nothing was launched
+        for h in made[1:]:
+            emit.fill(0, h)
+    return made
+
+
+_group_slope = Op(
+    "group_norm_slope",
+    lambda g, x, w, *, groups, eps: (x, w, w),
+    lower=_lower_group_slope,
+    fallback=_group_slope_fallback,
+    kernel="group_norm",
+    listed=False,
+)
+
+
+def _group_reference(x, w, b, *, groups, eps):
+    rows = x.reshape(x.shape[0], groups, -1)
+    away = rows - rows.mean(-1, keepdims=True)
+    h = (away / np.sqrt(rows.var(-1, keepdims=True) + eps)).reshape(x.shape)
+    w, b = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (w, b))
+    return h * w + b
+
+
+_group_norm = Op(
+    "group_norm",
+    _group_rule,
+    grad=Joint(lambda needed, g, y, x, w, b, **static: _group_slope(g, x, w, **static)),
+    lower=_lower_group_norm,
+    fallback=_group_fallback,
+    kernel="group_norm",
+    reference=_group_reference,
+    cases=lambda rng: [
+        Case(
+            [rng.normal(1, 2, shape), *(rng.normal(size=shape[1]) for _ in range(2))],
+            {"groups": groups, "eps": 1e-5},
+            _FLOATS,
+        )
+        for shape, groups in [
+            ((3, 4), 2),
+            ((2, 6, 5), 3),
+            ((33, 4, 3, 7), 2),
+            ((1, 3, 300), 3),
+            ((2, 40, 9, 4), 1),
+            ((65, 8, 2, 2), 4),
+        ]
+    ],
+    bad=[
+        Bad(
+            [((2, 3, 4), "float32"), ((4,), "float32"), ((4,), "float32")],
+            {"groups": 1, "eps": 0.1}, ValueError, "group_norm: weight .* do not fit",
+        ),
+        Bad(
+            [((2, 3, 4), "float32"), ((3,), "float32"), ((3,), "float32")],
+            {"groups": 2, "eps": 0.1}, ValueError, "group_norm: 2 groups",
+        ),
+    ],
+    ulps=64,
+)  # fmt: skip
+
+
+def _in_groups(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
+    """Normalised over each group of channels of a row, then scaled and shifted."""
+    wide, rank = _wide(x), len(x.shape)
+    size = math.prod(x.shape[1:]) // groups
+    if weight is not None and bias is not None and 0 < size <= LONGEST_ROW:
+        vectors = (e.astype(v, wide.dtype) for v in (weight, bias))
+        y = _group_norm(wide, *vectors, groups=groups, eps=float(eps))
+        return e.astype(y, x.dtype)
+    y = reshape(standardized(_as_groups(wide, groups), (2,), eps), x.shape)
+    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
+    return e.astype(y, x.dtype)
 
 
 def group_norm(
@@ -188,19 +312,12 @@ def group_norm(
     """
     name = "group_norm"
     _check_channels(name, x, weight=weight, bias=bias)
-    channels, rank = x.shape[1], len(x.shape)
-    if num_groups < 1 or channels % num_groups:
+    if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(
-            f"{name}: {channels} channels of input {x.shape} do not divide into "
+            f"{name}: {x.shape[1]} channels of input {x.shape} do not divide into "
             f"{num_groups} groups"
         )
-    size = channels // num_groups
-    for n in x.shape[2:]:
-        size *= n
-    grouped = reshape(_wide(x), (x.shape[0], num_groups, size))
-    y = reshape(standardized(grouped, (2,), eps), x.shape)
-    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
-    return e.astype(y, x.dtype)
+    return _in_groups(x, num_groups, weight, bias, eps)
 
 
 def instance_norm(
@@ -213,13 +330,10 @@ def instance_norm(
     """
     name = "instance_norm"
     _check_channels(name, x, weight=weight, bias=bias)
-    rank, count = len(x.shape), 1
-    for n in x.shape[2:]:
-        count *= n
-    if count < 2:
+    if math.prod(x.shape[2:]) < 2:
         raise ValueError(
             f"{name}: more than one value per channel is needed, got input {x.shape}"
         )
-    y = standardized(_wide(x), tuple(range(2, rank)), eps)
-    y = _scaled(y, _per_channel(weight, rank), _per_channel(bias, rank))
-    return e.astype(y, x.dtype)
+    if not x.shape[1]:
+        return x
+    return _in_groups(x, x.shape[1], weight, bias, eps)

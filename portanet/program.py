@@ -139,6 +139,19 @@ class Program:
         return self.kernel in ("gather", "scatter")
 
     @property
+    def over(self) -> tuple[tuple[int, int], ...]:
+        """(output, input), both contiguous, that may be one buffer on a backend that writes
+        this kernel in place: each element is read before it is written."""
+        if self.kernel != "recurrent":
+            return ()
+        pairs = {
+            "lstm forward": ((2, 0),),  # kept over x
+            "lstm backward": ((0, 2),),  # gx over kept
+            "gru backward": ((0, 1),),
+        }
+        return pairs.get(" ".join(self.options), ())
+
+    @property
     def has_epilogue(self) -> bool:
         """Whether a kernel applies an expression to its result."""
         return self.expression is not None and self.kernel != "elementwise"
@@ -267,7 +280,9 @@ class Backend(Protocol):
     # widened by a launch of their own; may be missing
     copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
     max_copied: int  # buffers that such a launch may have; without it, max_operands
-    writes_in_place: bool  # an output may be an input that is read in the same order
+    # Kernels of which an output may be an input that is read in the same order, or, of those
+    # with words, one of `Program.over`; without the attribute, none.
+    writes_in_place: frozenset[str]
 
     def sequence(
         self, steps: Sequence[tuple[Any, tuple[int, ...]]], buffers: int

@@ -150,7 +150,7 @@ class Tables(NullBackend):
     max_operands = 60
     max_copied = 1000
     copies = frozenset(("elementwise",))
-    writes_in_place = True
+    writes_in_place = frozenset({"elementwise"})
     part = property()  # which it lacks
 
 

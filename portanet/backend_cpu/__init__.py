@@ -61,9 +61,7 @@ class Backend:
     name = "cpu"
     dtypes = frozenset(ALL)
     max_operands = 60  # of one launch
-    writes_in_place = (
-        True  # an output may be the memory of an input read in the same order
-    )
+    writes_in_place = frozenset({"elementwise", "recurrent"})
 
     def __init__(self, index: int = 0):
         if index:

@@ -161,7 +161,7 @@ class Backend:
     epilogues = frozenset({"matmul"})
     copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds
-    writes_in_place = True
+    writes_in_place = frozenset({"elementwise"})
     has_tf32 = True  # where the GPU has it; plans know
     halves = frozenset({"attention"})
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..program import ALIGNMENT
 from .graph import Graph, members
+from .overlay import overlays
 
 
 @dataclass
@@ -18,6 +19,8 @@ class Memory:
     block_of: dict[int, int]
     sizes: list[int]
     offset_of: dict[int, int] = field(default_factory=dict)
+    # Slot -> the slot that it is written over.
+    over: dict[int, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -25,12 +28,13 @@ class Memory:
         return sum(self.sizes)
 
 
-def lifetimes(
-    graph: Graph, read_after: Collection[int] = ()
-) -> dict[int, tuple[int, int]]:
+Spans = dict[int, tuple[int, int]]
+
+
+def lifetimes(graph: Graph, read_after: Collection[int] = ()) -> Spans:
     """Temporary slot -> the first and the last work that touches it. Those of `read_after`
     are results that are to lie among the temporaries, and live to the end."""
-    found: dict[int, tuple[int, int]] = {}
+    found: Spans = {}
     home = graph.home()
     end = len(graph.work) - 1
     for i, w in enumerate(graph.work):
@@ -44,10 +48,10 @@ def lifetimes(
     return found
 
 
-def plan(graph: Graph) -> Memory:
+def plan(graph: Graph, spans: Spans | None = None) -> Memory:
     """Give each temporary the smallest block that is free and large enough, else the largest
     free one, grown; a block is free after the last work that touches what it holds."""
-    spans = lifetimes(graph)
+    spans = lifetimes(graph) if spans is None else spans
     begins: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
     for slot, (first, last) in spans.items():
@@ -69,21 +73,45 @@ def least(graph: Graph, lendable: Collection[int] = ()) -> Memory:
     together then takes less than with memory of their own."""
     backend = graph.device.backend
     in_place = getattr(backend, "writes_in_place", False) and hasattr(backend, "part")
-    ways = [plan(graph), largest_first(graph)] + ([arena(graph)] if in_place else [])
-    best = min(ways, key=lambda m: m.nbytes)
+    spans = lifetimes(graph)
+    over = overlays(graph, spans)
+    spans = _merged(spans, over)
+    ways = [plan(graph, spans), largest_first(graph, spans)]
+    ways += [arena(graph, spans)] if in_place else []
+    best = _spread(min(ways, key=lambda m: m.nbytes), over)
     if in_place and lendable and hasattr(backend, "vacate"):
-        common = arena(graph, lendable)
+        spans = lifetimes(graph, lendable)
+        over = overlays(graph, spans)
+        common = _spread(arena(graph, _merged(spans, over)), over)
         if common.nbytes < best.nbytes + sum(graph.slots[s].nbytes for s in lendable):
             return common
     return best
 
 
-def largest_first(graph: Graph) -> Memory:
+def _merged(spans: Spans, over: Mapping[int, int]) -> Spans:
+    """The lifetimes of memory that several use one after the other."""
+    found = {s: span for s, span in spans.items() if s not in over}
+    for slot, first in over.items():
+        found[first] = (found[first][0], max(found[first][1], spans[slot][1]))
+    return found
+
+
+def _spread(memory: Memory, over: dict[int, int]) -> Memory:
+    """The same with the slots that lie over others."""
+    memory.over = over
+    for slot, first in over.items():
+        memory.block_of[slot] = memory.block_of[first]
+        if first in memory.offset_of:
+            memory.offset_of[slot] = memory.offset_of[first]
+    return memory
+
+
+def largest_first(graph: Graph, spans: Spans | None = None) -> Memory:
     """Each slot, the largest first, takes the smallest block, of those made so far, that
     nobody needs at the same time, and of equal ones that which stands idle for the shortest
     time (Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
     2020)."""
-    spans = lifetimes(graph)
+    spans = lifetimes(graph) if spans is None else spans
     memory = Memory({}, [])
     taken: list[list[tuple[int, int]]] = []  # of each block
     for slot in sorted(spans, key=lambda s: (-graph.slots[s].nbytes, spans[s])):
@@ -104,11 +132,11 @@ def largest_first(graph: Graph) -> Memory:
     return memory
 
 
-def arena(graph: Graph, read_after: Collection[int] = ()) -> Memory:
+def arena(graph: Graph, spans: Spans | None = None) -> Memory:
     """All in one block: the largest first, each in the smallest gap between those that live
     at the same time and are placed already, else behind them (Pisarchyk and Lee, as above,
-    greedy by size for offsets). `read_after`: see `lifetimes`."""
-    spans = lifetimes(graph, read_after)
+    greedy by size for offsets)."""
+    spans = lifetimes(graph) if spans is None else spans
     placed: list[tuple[int, int, int, int]] = []  # first byte, end, first and last work
     memory = Memory(dict.fromkeys(spans, 0), [0])
     for slot in sorted(spans, key=lambda s: (-graph.slots[s].nbytes, spans[s])):

@@ -245,10 +245,12 @@ class Plan:
 
     def scratch(self, arguments: Sequence[Any]) -> list[Any]:
         """Buffers to run single launches on: results go to memory of their own, and so do
-        temporaries where gradients lie among them."""
+        temporaries that are written over others, or all where gradients lie among them."""
         buffers = self._buffers(arguments)
         if self.lent:
             self._lay_out(buffers)
+        for slot in self.memory.over:
+            buffers[slot] = self.backend.alloc(self.graph.slots[slot].nbytes)
         for slot, nbytes in zip(self.made, self.sizes, strict=True):
             buffers[slot] = self.backend.alloc(nbytes)
         self.packed.allocate(buffers)

@@ -110,7 +110,7 @@ class Target:
     dtypes = frozenset((bool_, int32, uint32, float32))
     max_operands = BUFFERS - 1  # one binding is left for the status
     copies = frozenset(("reduce",))
-    writes_in_place = False
+    writes_in_place: frozenset[str] = frozenset()
 
     has = staticmethod(variants.has)
     alloc = staticmethod(Room)

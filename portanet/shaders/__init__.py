@@ -160,7 +160,8 @@ class Backend:
     sums_rows = True
     epilogues = frozenset({"matmul", "convolve"})
     copies = frozenset(("reduce",))
-    writes_in_place = False  # WebGPU binds no buffer for reading and writing at once
+    # WebGPU binds no buffer for reading and writing at once.
+    writes_in_place: frozenset[str] = frozenset()
 
     def __init__(self, index: int = 0):
         self._host = host = hosts.Host(index)

@@ -316,7 +316,10 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             yield lambda dtype=dtype, causal=is_causal: attention(dtype, causal)
 
     # Gradients of half the squared result, for each input.
-    def gradients(name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3) -> Work:
+    def gradients(
+        name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3,
+        dtype="float32", precision="highest",
+    ) -> Work:  # fmt: skip
         every = tuple(range(len(arrays)))
 
         def mine(*xs):
@@ -326,7 +329,9 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             xs = [x.detach().requires_grad_() for x in xs]
             return t.autograd.grad((theirs(t, *xs) ** 2).sum() / 2, xs)[0]
 
-        return Work(name, arrays, "float32", mine, other, nbytes, flops, off)
+        return Work(
+            name, arrays, dtype, mine, other, nbytes, flops, off, precision=precision
+        )
 
     def layer_norm_gradients() -> Work:
         x = normal(8192, 1024)
@@ -355,6 +360,41 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             flops=14.0 * batch * heads * length**2 * width,
         )  # fmt: skip
 
+    # The stages of a ResNet, and one whose stride leaves places out: images, channels,
+    # width, stride; of the gradients one half is the input's, the other the weight's.
+    def convolution(shape, dtype: str, precision: str, has_gradients: bool) -> Work:
+        images, channels, width, stride = shape
+        x = normal(images, channels, width, width)
+        name = f"conv2d {channels} to {channels * stride}, width {width}"
+        outputs, channels = x.shape[1] * stride, x.shape[1]
+        rng = np.random.default_rng(1)
+        w = rng.standard_normal((outputs, channels, 3, 3), dtype=np.float32)
+        places = len(x) * -((-x.shape[2] // stride) ** 2)
+        flops = 2.0 * 9 * places * outputs * channels
+
+        def ours(x, w):
+            return f.conv2d(x, w, None, stride, 1)
+
+        def theirs(t, x, w):
+            return t.nn.functional.conv2d(x, w, None, stride, 1)
+
+        off = rounded[dtype] if precision == "highest" else 2e-2
+        if not has_gradients:
+            return Work(name, (x, w), dtype, ours, theirs, 0, flops, off, precision)
+        return gradients(
+            f"{name}, gradients", (x, w), ours, theirs, 0, 3 * flops, 3 * off,
+            dtype, precision,
+        )  # fmt: skip
+
+    shapes = (64, 64, 56, 1), (64, 128, 56, 2), (64, 256, 14, 1)
+    kinds = ("float32", "highest"), ("float32", "high"), ("bfloat16", "highest")
+    for shape in shapes:
+        for dtype, precision in kinds[::2]:
+            yield lambda s=shape, d=dtype, p=precision: convolution(s, d, p, False)
+    yield lambda: convolution(shapes[0], *kinds[1], False)
+    for dtype, precision in kinds:
+        yield lambda d=dtype, p=precision: convolution(shapes[1], d, p, True)
+
     yield layer_norm_gradients
     yield batch_norm_gradients
     yield attention_gradients
@@ -374,6 +414,7 @@ def compare(work: Work, torch: Any) -> dict[str, Any]:
     got = work.ours(*mine).astype("float32").numpy()
     if torch is not None:
         torch.set_float32_matmul_precision(work.precision)
+        torch.backends.cudnn.allow_tf32 = work.precision == "high"  # of convolutions
         pairs = zip(work.arrays, kinds, strict=True)
         theirs = [
             torch.tensor(a, device="cuda", dtype=getattr(torch, k)) for a, k in pairs

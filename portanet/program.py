@@ -28,7 +28,8 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 padding[3] (in front), dilation[3], x_offset, w_offset, y_offset. All
                 contiguous and of one floating dtype; axes that are missing, in front, have
                 size 1. options: (which,): "forward" makes y of x and w, "input" makes x of
-                y and w, "weight" makes w of x and y.  y[n, g o' + o, p] = sum over c, t of
+                y and w, "weight" makes w of x and y; then "tf32", as of matmul.
+                y[n, g o' + o, p] = sum over c, t of
                 x[n, g c' + c, p stride + t dilation - padding] * w[g o' + o, c, t].
                 May have an epilogue.
   pool          planes, x[3], y[3], kernel[3], stride[3], padding[3], dilation[3], x_offset.
@@ -273,7 +274,7 @@ class Backend(Protocol):
     max_operands: int  # buffers that a launch may have
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
-    has_tf32: bool  # matmul takes that option; without the attribute, it does not
+    has_tf32: bool  # products take that option; without the attribute, they do not
     halves: frozenset[
         str
     ]  # kernels that take operands of 16 bits, where others get them

@@ -420,85 +420,6 @@ def test_pool_finds_the_places_that_the_cpu_finds(sizes, name, launch):
     assert np.array_equal(pool(x, *sizes, launch=launch), expected)
 
 
-# ---- convolve
-
-# (n, groups, channels, outputs, x, kernel, stride, padding, dilation)
-CONVOLUTIONS = [
-    (2, 1, 3, 9, (1, 7, 9), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
-    (1, 2, 17, 34, (1, 6, 6), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
-    (3, 3, 1, 2, (1, 9, 8), (1, 3, 2), (1, 2, 3), (0, 2, 0), (1, 2, 1)),
-    (2, 1, 5, 50, (4, 5, 6), (2, 3, 2), (2, 1, 2), (1, 0, 1), (1, 2, 1)),
-    (40, 1, 2, 100, (1, 1, 30), (1, 1, 5), (1, 1, 2), (0, 0, 2), (1, 1, 1)),
-]
-
-
-def convolution(case, name):
-    """x, w, y of the right sizes, the words, and the products by definition."""
-    n, groups, channels, outputs, sizes, kernel, stride, padding, dilation = case
-    reach = [(k - 1) * d for k, d in zip(kernel, dilation)]
-    steps = zip(sizes, padding, reach, stride)
-    results = [(s + 2 * p - r - 1) // t + 1 for s, p, r, t in steps]
-    x = draw((n, groups, channels, *sizes), name, 1)
-    w = draw((groups, outputs, channels, *kernel), name, 2)
-    y = draw((n, groups, outputs, *results), name, 3)
-    words = [n, groups, channels, outputs, *sizes, *results, *kernel, *stride]
-    words += [*padding, *dilation, 0, 0, 0]
-
-    def patches(of):
-        """View or gradient of padded x: (n, g, c, results, kernel)."""
-        strides = of.strides
-        moves = [a * b for a, b in zip(strides[3:], stride)]
-        taps = [a * b for a, b in zip(strides[3:], dilation)]
-        shape = (*of.shape[:3], *results, *kernel)
-        return np.lib.stride_tricks.as_strided(of, shape, (*strides[:3], *moves, *taps))
-
-    def padded(of):
-        return np.pad(of, [(0, 0)] * 3 + [(p, p + 9) for p in padding])
-
-    exact = [a.astype(np.float64) for a in (x, w, y)]
-
-    def products(x, w, y):
-        at = patches(padded(x))
-        to = padded(np.zeros_like(x))
-        for p in np.ndindex(*results):
-            spread = np.einsum("ngo,goctuv->ngctuv", y[(..., *p)], w)
-            where = tuple(
-                slice(a * s, a * s + (k - 1) * d + 1, d)
-                for a, s, k, d in zip(p, stride, kernel, dilation)
-            )
-            to[(..., *where)] += spread
-        inside = tuple(slice(p, p + s) for p, s in zip(padding, sizes))
-        return {
-            "forward": np.einsum("ngcxyztuv,goctuv->ngoxyz", at, w),
-            "input": to[(..., *inside)],
-            "weight": np.einsum("ngcxyztuv,ngoxyz->goctuv", at, y),
-        }
-
-    return (x, w, y), words, products(*exact), products(*map(np.abs, exact))
-
-
-@pytest.mark.parametrize("which", ["forward", "input", "weight"])
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_convolve(case, which, launch, entries):
-    name = "float32" if case is not CONVOLUTIONS[1] else "float64"
-    name = name if case is not CONVOLUTIONS[3] else "bfloat16"
-    (x, w, y), words, expected, magnitude = convolution(case, name)
-    inputs = {"forward": [x, w], "input": [y, w], "weight": [x, y]}[which]
-    want = expected[which]
-    got = launch("convolve", words, [(name, want.size)], inputs, (which,))
-    got = got.reshape(want.shape).astype(np.float64)
-    wide = min(cases.EPS[name], cases.EPS["float32"])
-    bound = 64 * wide * magnitude[which] + 2 * cases.EPS[name] * np.abs(want)
-    assert np.all(np.abs(got - want) <= bound)
-
-
-def test_convolutions_take_each_entry(launch, entries):
-    for case in CONVOLUTIONS:
-        (x, w, y), words, *_ = convolution(case, "float32")
-        launch("convolve", words, [("float32", w.size)], [x, y], ("weight",))
-    assert entries == {"tile", "each", "combine"}
-
-
 # ---- fold and resample: as the cpu's, which have their own tests
 
 
@@ -590,12 +511,6 @@ def pool_words(name):
     return program("pool", "int32", (name,)), sizes
 
 
-def convolution_words(which, channels=128, groups=1, kernel=3):
-    sizes = [32, groups, channels, channels, 1, 28, 28, 1, 28, 28, 1, kernel, kernel]
-    sizes += [1, 1, 1, 0, kernel // 2, kernel // 2, 1, 1, 1, 0, 0, 0]
-    return program("convolve", "float32", ("float32", "float32"), (which,)), sizes
-
-
 TENSOR = ("HMMA", "LDSM", "LDGSTS")
 
 
@@ -647,12 +562,6 @@ CODE = {
     "embedding's gradient": (rows_words("scatter", "float32", 4096, 512, 50257), {}),
     "scatter": (rows_words("scatter", "bfloat16", 4, 8192, 512), {}),
     "random": (random_words(1 << 20), {"STG.E.128": 1}),
-    "convolve": (convolution_words("forward"), {"FFMA": 512}),
-    "convolve 1 x 1": (convolution_words("forward", kernel=1), {"FFMA": 512}),
-    "convolve input": (convolution_words("input"), {"FFMA": 512}),
-    "convolve weight": (convolution_words("weight"), {"FFMA": 512}),
-    "convolve depthwise": (convolution_words("forward", 1, 128), {}),
-    "convolve narrow": (convolution_words("forward", 16), {"FFMA": 256}),
     "fold": (fold_words("float32"), {}),
     "resample": (resample_words("float32"), {}),
     "pool": (pool_words("float32"), {}),

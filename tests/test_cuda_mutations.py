@@ -23,7 +23,15 @@ pytestmark = pytest.mark.skipif(
 TESTS = Path(__file__).parent
 KERNELS = [
     f"tests/test_cuda_{name}.py"
-    for name in ("kernels", "rows", "attention", "normalise", "recurrent", "beside")
+    for name in (
+        "kernels",
+        "convolve",
+        "rows",
+        "attention",
+        "normalise",
+        "recurrent",
+        "beside",
+    )
 ]
 BARRIER = "__syncthreads();"
 
@@ -50,6 +58,7 @@ ROWS = "rows_and_columns and sum"
 SMALL_TILE = "matmul_of_every_layout and shape1"
 MMA = "by_tensor_cores and 80 and ab"
 TENSORS = "its_gradients and case5"
+TURNED = "convolve_by_tensor_cores and 0-forward"
 WGMMA = "matmul_by_wgmma and not ab"
 FAULTS = (
     missing("rows: partial sums are read at once", "reduce.cu",
@@ -145,6 +154,31 @@ FAULTS = (
     Fault("convolve: the padding on the right is missed", "convolve.cu",
           "(unsigned)at.c < (unsigned)s.c", "(unsigned)at.c <= (unsigned)s.c",
           "test_convolve and forward and case0"),
+    missing("convolve: what is turned is written at once", "turn.cuh",
+            "((PN_X0 *)tile[column])[row] = value;\n    }\n    ", "", TURNED),
+    Fault("convolve: channels that fill are left as they are", "turn.cuh",
+          "PN_X0 value = {};", "PN_X0 value;\n        __builtin_memset(&value, 0xff, sizeof value);", TURNED),
+    Fault("convolve: a row past the last is turned", "turn.cuh",
+          "i < rows && j < columns", "i <= rows && j < columns", TURNED),
+    Fault("convolve: a step's carry is lost", "convolve_mma.cuh",
+          "at.c += by.c + carry(at.d, radix.d);", "at.c += by.c, carry(at.d, radix.d);",
+          "tensor_cores and 2-forward"),
+    Fault("convolve: a tap past the last", "convolve_mma.cuh",
+          "const bool is_there = at.a < radix.a;", "const bool is_there = at.a <= radix.a;",
+          "tensor_cores and 0-forward"),
+    Fault("convolve: a place past the last, of the weight", "convolve_mma.cuh",
+          "at.a < radix.a && is_within(seen, sizes)", "is_within(seen, sizes)",
+          "tensor_cores and 0-weight", is_sanitized=True),
+    Fault("convolve: the first tap of each phase is tap 0", "convolve_mma.cuh",
+          "return Met{first, (taps", "return Met{0, (taps", "tensor_cores and 1-input"),
+    Fault("convolve: a row past the last is stored", "convolve_mma.cuh",
+          "                if (i >= m) continue;\n", "", "tensor_cores and 0-forward"),
+    Fault("convolve: places that x does not have are stored", "convolve_mma.cuh",
+          "    if (!is_within(q, s.x())) return -1;\n", "", "tensor_cores and 1-input"),
+    Fault("convolve: parts of a sum overlap", "convolve_mma.cuh",
+          "end = begin + P[1] < k ? begin + (int)P[1] : k;\n        at",
+          "end = begin + P[1] < k ? begin + (int)P[1] + Tile::DEPTH : k;\n        at",
+          "tensor_cores and 2-input"),
     Fault("rows of formulas: a warp's part is read at once", "rows.cu",
           "PN_DEVICE void meet() { __syncthreads(); }", "PN_DEVICE void meet() {}",
           "every_length and 1500"),
@@ -293,7 +327,7 @@ def test_kernels_read_and_write_only_what_is_theirs(sanitized):
     chosen = "every_shape and (float32 or uint8) or every_layout or tensor_cores and 80"
     chosen += " or rows_and_columns and argmax or test_scan and bfloat16 or test_gather"
     chosen += " or test_scatter and add or random_has or pool_finds and bfloat16"
-    chosen += " or test_convolve and case0 or test_convolve and case4"
+    chosen += " or test_convolve and case0 or test_convolve and case4 or cores and 1-in"
     chosen += " or every_length and 10 or one_for_a_row or batch_norm and 49 or 132"
     chosen += " or its_gradients and (case1 or case5) or recurrent_is and gru"
     status, output = sanitized.run(chosen)

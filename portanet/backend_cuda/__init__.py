@@ -158,12 +158,12 @@ class Backend:
     dtypes = frozenset(ALL)
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
-    epilogues = frozenset({"matmul"})
+    epilogues = frozenset({"matmul", "convolve"})
     copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds
     writes_in_place = frozenset({"elementwise"})
     has_tf32 = True  # where the GPU has it; plans know
-    halves = frozenset({"attention"})
+    halves = frozenset({"attention", "convolve"})
 
     def __init__(self, index: int = 0):
         from .host import Host

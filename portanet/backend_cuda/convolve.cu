@@ -15,33 +15,30 @@
 //
 // tile: a block makes PN_BM x PN_BN of r (tile.cuh). A thread keeps the place of its j and
 // works out that of each l; the kernel's sizes, strides and dilations are constants, so
-// that this needs few divisions. each: a thread an element of r, where i has few.
+// that this needs few divisions. each: a thread an element of r, where i has few. turn, mma:
+// by tensor cores (convolve_mma.cuh). PN_FLAT: of axis a there is one place and one tap.
+#include "keep.cuh"
+#if defined(PN_STEP_turn)
+#include "turn.cuh"
+#elif !defined(PN_STEP_combine)
 #include "tile.cuh"
 
 typedef PN_INDEX index_t;
-typedef pn_compute<PN_Y0> T;
-#if PN_SPLIT
-typedef T Target;
-#else
-typedef PN_Y0 Target;
-#endif
 
 struct Three {
     int a, b, c;
 };
-PN_DEVICE Three three(const pn_words &P, int at) {
-    return Three{(int)P[at], (int)P[at + 1], (int)P[at + 2]};
-}
 PN_DEVICE int count(Three s) { return s.a * s.b * s.c; }
 PN_DEVICE Three place(int e, Three s) {
-    const unsigned rest = (unsigned)e / (unsigned)s.c, a = rest / (unsigned)s.b;
+    const unsigned rest = (unsigned)e / (unsigned)s.c;
+    const unsigned a = PN_FLAT ? 0 : rest / (unsigned)s.b;
     return Three{(int)a, (int)(rest - a * s.b), (int)(e - rest * s.c)};
 }
 PN_DEVICE index_t number(Three at, Three s) {
     return ((index_t)at.a * s.b + at.b) * s.c + at.c;
 }
 PN_DEVICE bool is_within(Three at, Three s) {
-    return (unsigned)at.a < (unsigned)s.a && (unsigned)at.b < (unsigned)s.b &&
+    return (PN_FLAT || (unsigned)at.a < (unsigned)s.a) && (unsigned)at.b < (unsigned)s.b &&
            (unsigned)at.c < (unsigned)s.c;
 }
 
@@ -58,8 +55,20 @@ PN_DEVICE Cut cut(int e, int by) {
 struct Shapes {
     const pn_words &P;
     int group;
-    PN_MEMBER Three x() const { return three(P, 9); }
-    PN_MEMBER Three y() const { return three(P, 12); }
+    PN_MEMBER Three sizes(int at) const {
+        return Three{PN_FLAT ? 1 : (int)P[at], (int)P[at + 1], (int)P[at + 2]};
+    }
+    PN_MEMBER Three x() const { return sizes(9); }
+    PN_MEMBER Three y() const { return sizes(12); }
+    PN_MEMBER Three padding() const {
+        return Three{PN_FLAT ? 0 : (int)P[21], (int)P[22], (int)P[23]};
+    }
+    // Places of x with one residue of the stride.
+    PN_MEMBER Three units() const {
+        const Three stride = {PN_STRIDE}, s = x();
+        return Three{(s.a + stride.a - 1) / stride.a, (s.b + stride.b - 1) / stride.b,
+                     (s.c + stride.c - 1) / stride.c};
+    }
     PN_MEMBER Three taps() const { return Three{PN_TAPS}; }
     PN_MEMBER int groups() const { return (int)P[6]; }
     PN_MEMBER int channels() const { return (int)P[7]; }
@@ -70,7 +79,7 @@ struct Shapes {
     }
     // The corner of x that tap 0 of result p meets.
     PN_MEMBER Three corner(int p) const {
-        const Three at = place(p, y()), stride = {PN_STRIDE}, padding = three(P, 21);
+        const Three at = place(p, y()), stride = {PN_STRIDE}, padding = this->padding();
         return Three{at.a * stride.a - padding.a, at.b * stride.b - padding.b,
                      at.c * stride.c - padding.c};
     }
@@ -156,7 +165,7 @@ struct Spread : Operand<PN_X0> {
         if (j >= size) return Start{-1, {}};
         const Cut n = cut(j, count(s.x()));
         return Start{s.plane(n.whole, 0, s.outputs()) * count(s.y()),
-                     plus(place(n.rest, s.x()), three(s.P, 21))};
+                     plus(place(n.rest, s.x()), s.padding())};
     }
     PN_MEMBER void load(const Start &from, int l, Pack &pack) const {
         pack.at[0] = PN_X0{};
@@ -241,7 +250,7 @@ typedef Taps B;
 #if defined(PN_STEP_tile)
 typedef pn_tile<T, PN_BM, PN_BN, PN_BK, PN_TM, PN_TN> Tile;
 PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), 1)
-(Target *__restrict__ r, const PN_X0 *__restrict__ first, const PN_X1 *__restrict__ second,
+(PN_RESULTS, const PN_X0 *__restrict__ first, const PN_X1 *__restrict__ second PN_FURTHER,
  PN_P P) {
     const unsigned across = (unsigned)((P[3] + PN_BN - 1) / PN_BN);
     const unsigned tiles = (unsigned)((P[2] + PN_BM - 1) / PN_BM) * across;
@@ -256,7 +265,7 @@ PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), 1)
     const B b = {{B_AT, s, n, end}};
     T sums[PN_TM][PN_TN];
     Tile::multiply(a, b, first_row, first_column, begin, end, sums);
-    r += (long long)split * P[6] * m * n;
+    const index_t part = (index_t)split * (index_t)P[6] * m * n;
 #pragma unroll
     for (int c = 0; c < PN_TN; c++) {
         const int j = first_column + Tile::column(c);
@@ -264,7 +273,7 @@ PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), 1)
 #pragma unroll
         for (int i = 0; i < PN_TM; i++) {
             const int row = first_row + Tile::row(i);
-            if (row < m) pn_store(r, result_at(s, row, j), sums[i][c]);
+            if (row < m) PN_KEEP(part + result_at(s, row, j), 0, 0, sums[i][c]);
         }
     }
 }
@@ -273,7 +282,7 @@ PN_EXPORT(tile)
 
 #if defined(PN_STEP_each)
 PN_ENTRY(each, 128)
-(Target *__restrict__ r, const PN_X0 *__restrict__ first, const PN_X1 *__restrict__ second,
+(PN_RESULTS, const PN_X0 *__restrict__ first, const PN_X1 *__restrict__ second PN_FURTHER,
  PN_P P) {
     const int m = (int)P[2], n = (int)P[3];
     const long long e = (long long)blockIdx.x * 128 + threadIdx.x;
@@ -296,20 +305,13 @@ PN_ENTRY(each, 128)
         b.load(top, l, v);
         sum = pn_fma((T)pn_value(u.at[0]), (T)pn_value(v.at[0]), sum);
     }
-    r += (long long)split * P[6] * m * n;
-    pn_store(r, result_at(s, i, j), sum);
+    const index_t part = (index_t)split * (index_t)P[6] * m * n;
+    PN_KEEP(part + result_at(s, i, j), 0, 0, sum);
 }
 PN_EXPORT(each)
 #endif
 
-#if defined(PN_STEP_combine)
-// r[o] = sum over s of partial[s, o]. words: splits, outputs
-PN_ENTRY(combine, 256)(PN_Y0 *__restrict__ r, const T *__restrict__ partial, PN_P P) {
-    const long long o = (long long)blockIdx.x * 256 + threadIdx.x, outputs = P[1];
-    if (o >= outputs) return;
-    T sum = 0;
-    for (int s = 0; s < (int)P[0]; s++) sum += partial[s * outputs + o];
-    pn_store(r, o, sum);
-}
-PN_EXPORT(combine)
+#if defined(PN_STEP_mma)
+#include "convolve_mma.cuh"
+#endif
 #endif

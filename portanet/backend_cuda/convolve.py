@@ -1,12 +1,22 @@
-"""Which entry of convolve.cu a launch takes: its tile, and whether the sum is split."""
+"""Which entries of convolve.cu a launch takes: its tile, whether the sum is split, and
+tensor cores, before which the operands are laid channels last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from dataclasses import dataclass
+from math import gcd, prod
 
 from ..program import Program
-from .matmul import Tile, splits_of
+from .matmul import (
+    ENOUGH,
+    STAGES,
+    Tile,
+    has_tensor_cores,
+    slice_bytes,
+    splits_of,
+    with_epilogue,
+)
 from .plan import Gpu, Plan, Step, ceil_div, index_type
 
 # Rows of a tile are channels, of which there may be few; columns are positions. By bytes
@@ -20,21 +30,108 @@ TILES = {
     8: (Tile(64, 64, 8, 4, 4, 1), Tile(32, 64, 8, 4, 4, 1)),
 }
 FEWEST = 8  # rows that a tile is worth it for
+WORDS = 25  # of a program, before those of its epilogue
+
+
+@dataclass(frozen=True)
+class Product:
+    """The matrix product that a convolution is: r[i, j] = sum over l of a[i, l] b[l, j]."""
+
+    which: str
+    words: Sequence[int]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of i, j and l."""
+        batch, groups, channels, rows = self.words[:4]
+        x, y, taps = self.places
+        return {
+            "forward": (rows, batch * y, channels * taps),
+            "input": (channels, batch * x, rows * taps),
+            "weight": (rows, channels * taps, batch * y),
+        }[self.which]
+
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """Of x and y, and taps."""
+        x, y, taps = (prod(self.words[i : i + 3]) for i in (4, 7, 10))
+        return x, y, taps
+
+    @property
+    def outputs(self) -> int:
+        """Elements of the result."""
+        m, n, k = self.sizes
+        return self.words[1] * m * n
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the first axis has one place and one tap."""
+        return tuple(self.words[4:22:3]) == (1, 1, 1, 1, 0, 1)
+
+    def defines(self, index: str) -> dict[str, int | str]:
+        """The macros that all entries take."""
+        return {
+            "PN_INDEX": index,
+            "PN_FLAT": int(self.is_flat),
+            "PN_TAPS": _three(self.words[10:13]),
+            "PN_STRIDE": _three(self.words[13:16]),
+            "PN_DILATION": _three(self.words[19:22]),
+        }
+
+
+def _three(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
-    """One launch; two if the sum is split."""
-    batch, groups, channels, rows = words[:4]
-    x, y, taps = (prod(words[i : i + 3]) for i in (4, 7, 10))
-    m, n, k = {
-        "forward": (rows, batch * y, channels * taps),
-        "input": (channels, batch * x, rows * taps),
-        "weight": (rows, channels * taps, batch * y),
-    }[program.options[0]]
-    outputs = groups * m * n
-    if outputs == 0:
+    """One launch; two if the sum is split. By tensor cores two that turn the operands come
+    first. The last one applies the epilogue."""
+    own = words[:WORDS]
+    product = Product(program.options[0], own)
+    made = _plain(program.without_epilogue, product, gpu)
+    if not program.has_epilogue or not made.steps:
+        return made
+    return with_epilogue(program, made, words[WORDS:])
+
+
+def _plain(program: Program, product: Product, gpu: Gpu) -> Plan:
+    if product.outputs == 0:
         return Plan(())
-    defines: dict[str, int | str] = {}
+    if has_tensor_cores(program, gpu) and _is_worth_turning(product):
+        return _mma(program, product, gpu)
+    return _tiled(program, product)
+
+
+def _finished(
+    program: Program,
+    before: list[Step],
+    step: Step,
+    splits: int,
+    temporaries: list[int],
+) -> Plan:
+    """The plan that ends with a step whose first operand is the result, or the last
+    temporary, which has partial results, where the sum is split."""
+    if splits == 1:
+        return Plan((*before, step), tuple(temporaries))
+    outputs, partial = step.words[-1], step.operands[0]
+    size = program.outputs[0].compute.itemsize
+    combine = Step(
+        "combine",
+        (ceil_div(outputs, 256), 1, 1),
+        256,
+        (0, partial),
+        (splits, outputs),
+        (("PN_STEP_combine", 1), ("PN_SPLIT", 0)),
+    )
+    return Plan((*before, step, combine), (*temporaries, splits * outputs * size))
+
+
+def _tiled(program: Program, product: Product) -> Plan:
+    """Without tensor cores."""
+    (m, n, k), words, outputs = product.sizes, product.words, product.outputs
+    batch, groups, channels, rows = words[:4]
+    x, y, taps = product.places
+    given: dict[str, int | str] = {}
     if m < FEWEST:
         entry, threads, pieces, step = "each", 128, ceil_div(outputs, 128), 1
     else:
@@ -42,32 +139,146 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         tile = next((t for t in tiles if 4 * m >= 3 * t.bm), tiles[-1])
         entry, threads, step = "tile", tile.threads, tile.bk
         pieces = groups * tile.count(m, n)
-        defines = tile.defines()
+        given = tile.defines()
     splits = splits_of(pieces, k)
     chunk = max(step * ceil_div(k, step * splits), 1)
     splits = max(ceil_div(k, chunk), 1)
     blocks = pieces * splits if entry == "tile" else ceil_div(outputs * splits, 128)
-    cut = (splits, chunk, m, n, k, *words)
-    sizes = [batch * groups * max(rows * y, channels * x), outputs, k]
-    index = index_type(
-        [*sizes, groups * rows * channels * taps], [], [], max(words[22:])
-    )
-    given = {
+    sizes = [batch * groups * max(rows * y, channels * x), splits * outputs, k]
+    sizes.append(groups * rows * channels * taps)
+    index = index_type(sizes, [], [], max(words[22:]))
+    defines = {
         f"PN_STEP_{entry}": 1,
-        "PN_INDEX": index,
         "PN_SPLIT": int(splits > 1),
-        "PN_TAPS": ", ".join(map(str, words[10:13])),
-        "PN_STRIDE": ", ".join(map(str, words[13:16])),
-        "PN_DILATION": ", ".join(map(str, words[19:22])),
-        **defines,
+        **product.defines(index),
+        **given,
     }
-    operands = (0, 1, 2) if splits == 1 else (3, 1, 2)
-    first = Step(entry, (blocks, 1, 1), threads, operands, cut, tuple(given.items()))
-    if splits == 1:
-        return Plan((first,))
-    del given[f"PN_STEP_{entry}"]
-    given |= {"PN_STEP_combine": 1, "PN_SPLIT": 0}
-    grid = (ceil_div(outputs, 256), 1, 1)
-    second = Step("combine", grid, 256, (0, 3), (splits, outputs), tuple(given.items()))
-    size = program.outputs[0].compute.itemsize
-    return Plan((first, second), (splits * outputs * size,))
+    made = Step(
+        entry,
+        (blocks, 1, 1),
+        threads,
+        (0 if splits == 1 else 3, 1, 2),
+        (splits, chunk, m, n, k, *words, outputs),
+        tuple(defines.items()),
+    )
+    return _finished(program, [], made, splits, [])
+
+
+# ---- Tensor cores
+
+# (bm, bn, wm, wn), a warp making wm x wn.
+MMA_TILES = ((128, 128, 64, 32), (64, 128, 32, 64), (64, 64, 32, 32), (32, 128, 32, 32))
+LONG = 2048  # terms of a sum for which a part's result is worth its way through memory
+LEAST = 3  # channels: of fewer, what fills a piece of 16 bytes is most of it
+
+
+def _is_worth_turning(product: Product) -> bool:
+    batch, groups, channels, rows = product.words[:4]
+    summed = rows if product.which == "input" else channels
+    return product.sizes[0] >= FEWEST and summed >= LEAST
+
+
+def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
+    words, which, outputs = product.words, product.which, product.outputs
+    batch, groups, channels, rows = words[:4]
+    x, y, taps = product.places
+    x_at, w_at, y_at = words[22:25]
+    itemsize = program.inputs[0].itemsize
+    piece = 16 // itemsize
+    c, o = piece * ceil_div(channels, piece), piece * ceil_div(rows, piece)
+    stride, dilation = words[13:16], words[19:22]
+    # Matrices to turn: of how many images and groups, rows, columns, rows filled, offset.
+    turned_x = (batch, groups, channels, x, c, x_at)
+    turned_y = (batch, groups, rows, y, o, y_at)
+    m, n, k = product.sizes
+    phases, is_paired = 1, False
+    if which == "forward":
+        k = c * taps
+        turned = (turned_x, (groups * rows, 1, channels, taps, c, w_at))
+        is_paired = y % 2 == 0
+    elif which == "input":
+        k = o * taps  # of one phase at most
+        turned = (turned_y, (1, groups, rows, channels * taps, o, w_at))
+        phases = prod(stride)
+        n = batch * prod(ceil_div(s, t) for s, t in zip(words[4:7], stride))
+        is_paired = phases == 1 and x % 2 == 0
+    else:
+        n = c * taps
+        turned = (turned_x, turned_y)
+    depth = 64 // itemsize
+    blocks = {
+        tile: groups * phases * ceil_div(m, tile[0]) * ceil_div(n, tile[1])
+        for tile in MMA_TILES
+        if 4 * m >= 3 * tile[0] or tile is MMA_TILES[-1]
+    }
+    # Of long sums a large tile, in parts, rather than a small one: it reads less.
+    parts = max(k // LONG, 1)
+    tile = next((t for t, count in blocks.items() if count * parts >= ENOUGH), None)
+    tile = tile or max(blocks, key=lambda t: blocks[t])
+    bm, bn, wm, wn = tile
+    splits = splits_of(blocks[tile], k)
+    chunk = depth * ceil_div(k, depth * splits)
+    splits = ceil_div(k, chunk)
+    is_along_l = which != "weight"
+    stages = STAGES.get(gpu.arch, 2)
+    shared = stages * sum(slice_bytes(itemsize, b, is_along_l) for b in (bm, bn))
+    kept = [images * g * columns * f for images, g, _, columns, f, _ in turned]
+    index = index_type([*kept, splits * outputs, k], [], [], max(words[22:25]))
+    common = product.defines(index)
+    defines = {
+        "PN_STEP_mma": 1,
+        "PN_SPLIT": int(splits > 1),
+        **common,
+        "PN_COMMON": _three([gcd(s, d) for s, d in zip(stride, dilation)]),
+        "PN_ALONG_L": int(is_along_l),
+        "PN_BM": bm,
+        "PN_BN": bn,
+        "PN_WM": wm,
+        "PN_WN": wn,
+        "PN_STAGES": stages,
+        "PN_SHARED_BYTES": shared,
+        "PN_ARCH": gpu.arch,
+        "PN_BLOCKS": 2 if gpu.arch > 75 else 1,
+        "PN_Y_VECTOR": 1 + is_paired,
+    }
+    threads = bm // wm * (bn // wn) * 32
+    # Temporaries: the operands turned (3 and 4), then partial results (5). The kernels that
+    # turn read the program's inputs (1 and 2) in its order.
+    first, second = turned
+    a, b = (4, 3)
+    step = Step(
+        "mma",
+        (blocks[tile] * splits, 1, 1),
+        threads,
+        (0 if splits == 1 else 5, a, b),
+        (splits, chunk, m, n, k, *words, outputs),
+        tuple(defines.items()),
+        shared,
+    )
+    before = [_turn(first, 3, 1, index), _turn(second, 4, 2, index)]
+    return _finished(program, before, step, splits, [itemsize * n for n in kept])
+
+
+def _turn(matrices: Sequence[int], to: int, source: int, index: str) -> Step:
+    """Matrices of channels x places turned, in tiles of up to 4096 elements."""
+    images, groups, rows, columns, filled, offset = matrices
+    across = _power(columns, 8, 64)
+    down = _power(filled, 8, 4096 // across)
+    across = _power(columns, 8, 4096 // down)
+    blocks = images * groups * ceil_div(filled, down) * ceil_div(columns, across)
+    defines = {
+        "PN_STEP_turn": 1,
+        "PN_SPLIT": 0,
+        "PN_INDEX": index,
+        "PN_ROWS": down,
+        "PN_COLUMNS": across,
+    }
+    words = (images, groups, rows, columns, filled, offset)
+    return Step(
+        "turn", (blocks, 1, 1), 256, (to, source), words, tuple(defines.items())
+    )
+
+
+def _power(n: int, least: int, most: int) -> int:
+    """The power of two that is enough for n, between those two."""
+    return min(max(1 << (n - 1).bit_length(), least), most)

@@ -13,55 +13,16 @@
 // bytes (wgmma.cuh). each: a thread an element of y. dots: a warp an element, for long sums
 // that are few.
 //
-// A text holds one entry, PN_STEP_name. PN_SPLIT: y is partial, of the compute type.
-//
-// With an epilogue lower.py puts in front: PN_RESULT, the type of y; PN_RESULTS and
-// PN_FURTHER, the parameters in place of y and behind b; PN_OPERANDS, their names; and
-// pn_epilogue, which takes an element of y and stores what becomes of it. Its words, from
-// number PN_EPILOGUE on, follow those above.
+// A text holds one entry, PN_STEP_name. What becomes of sums: keep.cuh.
 #include "tile.cuh"
+#include "keep.cuh"
 #if defined(PN_STEP_mma)
 #include "mma.cuh"
 #elif defined(PN_STEP_wgmma)
 #include "wgmma.cuh"
 #endif
 
-#if !defined(PN_EPILOGUE)
-#define PN_RESULT PN_Y0
-#define PN_RESULTS Target *__restrict__ y
-#define PN_FURTHER
-#endif
-
 typedef PN_INDEX index_t;
-typedef pn_compute<PN_RESULT> T;
-#if PN_SPLIT
-typedef T Target;
-#else
-typedef PN_RESULT Target;
-#endif
-
-// Where sums go. PN_KEEP: element o, in row i (through the batches) and column j.
-// PN_KEEP_SOME: N neighbours from row i and column j on of matrix `which` of m x n.
-#if defined(PN_EPILOGUE)
-#define PN_KEEP(o, i, j, sum) \
-    pn_epilogue(P, (PN_PLACE)(o), (PN_PLACE)(i), (PN_PLACE)(j), sum, PN_OPERANDS)
-#define PN_KEEP_SOME(N, which, m, n, i, j, sums)                      \
-    {                                                                 \
-        const PN_PLACE row = (PN_PLACE)(which) * (m) + (i);           \
-        _Pragma("unroll") for (int v = 0; v < N; v++)                 \
-            PN_KEEP(row * (n) + (j) + v, row, (j) + v, (sums)[v]);    \
-    }
-#else
-#define PN_KEEP(o, i, j, sum) pn_store(y, o, sum)
-template <int N> PN_DEVICE void keep_some(Target *y, const T *sums) {
-    pn_pack<Target, N> made;
-#pragma unroll
-    for (int v = 0; v < N; v++) pn_convert(&made.at[v], sums[v]);
-    *(pn_pack<Target, N> *)y = made;
-}
-#define PN_KEEP_SOME(N, which, m, n, i, j, sums) \
-    keep_some<N>(y + (long long)(which) * (m) * (n) + (long long)(i) * (n) + (j), sums)
-#endif
 
 struct Batch {
     index_t a, b;  // offsets
@@ -173,11 +134,12 @@ PN_ENTRY(tile, PN_BM / PN_TM * (PN_BN / PN_TN), PN_BLOCKS)
     for (int r = 0; r < PN_TM; r++) {
         const int i = q.row + Tile::row(r);
         if (i >= q.m) continue;
+        const long long row = (long long)q.which * q.m + i;
 #pragma unroll
         for (int c = 0; c < PN_TN; c += PN_Y_VECTOR) {
             const int j = q.column + Tile::column(c);
             if (j >= q.n) continue;
-            PN_KEEP_SOME(PN_Y_VECTOR, q.which, q.m, q.n, i, j, sums[r] + c);
+            PN_KEEP_SOME(PN_Y_VECTOR, row * q.n + j, row, j, sums[r] + c);
         }
     }
 }
@@ -208,7 +170,8 @@ PN_ENTRY(mma, PN_BM / PN_WM * (PN_BN / PN_WN) * 32, PN_BLOCKS)
             for (int e = 0; e < 4; e += PN_Y_VECTOR) {
                 const int i = q.row + Tile::row(r, e), j = q.column + Tile::column(c, e);
                 if (i >= q.m || j >= q.n) continue;
-                PN_KEEP_SOME(PN_Y_VECTOR, q.which, q.m, q.n, i, j, sums[r][c] + e);
+                const long long row = (long long)q.which * q.m + i;
+                PN_KEEP_SOME(PN_Y_VECTOR, row * q.n + j, row, j, sums[r][c] + e);
             }
 }
 PN_EXPORT(mma)
@@ -398,16 +361,4 @@ PN_ENTRY(dots, 128)
     if (threadIdx.x % 32 == 0) PN_KEEP(o, row, j, sum);
 }
 PN_EXPORT(dots)
-#endif
-
-#if defined(PN_STEP_combine)
-// y[o] = sum over s of partial[s, o]. words: splits, outputs
-PN_ENTRY(combine, 256)(PN_RESULTS, const T *__restrict__ partial PN_FURTHER, PN_P P) {
-    const long long o = (long long)blockIdx.x * 256 + threadIdx.x, outputs = P[1];
-    if (o >= outputs) return;
-    T sum = 0;
-    for (int s = 0; s < (int)P[0]; s++) sum += partial[s * outputs + o];
-    PN_KEEP(o, 0, 0, sum);
-}
-PN_EXPORT(combine)
 #endif

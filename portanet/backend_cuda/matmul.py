@@ -63,10 +63,10 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
 
 
 def with_epilogue(
-    program: Program, made: Plan, after: Sequence[int], columns: int
+    program: Program, made: Plan, after: Sequence[int], columns: int = 0
 ) -> Plan:
     """The plan of a kernel of two inputs whose last step applies the epilogue, of words
-    `after`, where it would store; `columns`: of the result, for the steps that know them."""
+    `after`, where it would store; `columns`: of the result, where its steps know them."""
     ending, k = program.epilogue, len(program.outputs)
     total = k + len(program.inputs)
 
@@ -103,12 +103,12 @@ def _plain(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         return Plan(())
     if m < 8 or n < 8 or k < 8:
         return _thin(program, words)
-    if _has_tensor_cores(program, gpu):
+    if has_tensor_cores(program, gpu):
         return _wgmma(program, words, gpu) or _mma(program, words, gpu)
     return _tiled(program, words, gpu)
 
 
-def _has_tensor_cores(program: Program, gpu: Gpu) -> bool:
+def has_tensor_cores(program: Program, gpu: Gpu) -> bool:
     """float16 from Turing on; bfloat16, and TF32 where it is asked for, from Ampere on."""
     oldest = {float16: 75, bfloat16: 80}
     if "tf32" in program.options:
@@ -136,7 +136,7 @@ def _mma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     b = _operand("B", words, 1, 16 // size)
     stages = STAGES.get(gpu.arch, 2)
     shared = stages * sum(
-        _slice_bytes(size, rows, operand[f"PN_{name}_ALONG_L"])
+        slice_bytes(size, rows, operand[f"PN_{name}_ALONG_L"])
         for name, rows, operand in (("A", bm, a), ("B", bn, b))
     )
     threads = bm // wm * (bn // wn) * 32
@@ -245,7 +245,7 @@ def _tensor_map(
     )
 
 
-def _slice_bytes(size: int, rows: int, is_along_l: int) -> int:
+def slice_bytes(size: int, rows: int, is_along_l: int) -> int:
     """As pn_slice in mma.cuh."""
     if is_along_l:
         return rows * (64 + 16)

@@ -234,17 +234,22 @@ struct pn_mma_tile {
     static PN_MEMBER void multiply(char *shared, const A &a, const B &b, int first_row,
                                    int first_column, int begin, int end,
                                    float (&sums)[WM / 16][WN / 8][4]) {
+        auto bring = [&](char *stage, int step) {
+            const int l = begin + step * DEPTH;
+            ASlice::template copy<THREADS, A_WHOLE>((S *)stage, a, first_row, l);
+            BSlice::template copy<THREADS, B_WHOLE>((S *)(stage + ASlice::BYTES), b,
+                                                    first_column, l);
+        };
+        sum(shared, (end - begin + DEPTH - 1) / DEPTH, bring, sums);
+    }
+    // bring(stage, step) starts to copy the slices of a step: step 0, then 1, ...
+    template <class Bring>
+    static PN_MEMBER void sum(char *shared, int steps, Bring &bring,
+                              float (&sums)[WM / 16][WN / 8][4]) {
         const int warp = threadIdx.x / 32;
         const int i0 = warp / (BN / WN) * WM, j0 = warp % (BN / WN) * WN;
-        const int steps = (end - begin + DEPTH - 1) / DEPTH;
         auto fetch = [&](int step) {
-            if (step < steps) {
-                char *stage = shared + step % STAGES * STAGE;
-                const int l = begin + step * DEPTH;
-                ASlice::template copy<THREADS, A_WHOLE>((S *)stage, a, first_row, l);
-                BSlice::template copy<THREADS, B_WHOLE>((S *)(stage + ASlice::BYTES), b,
-                                                        first_column, l);
-            }
+            if (step < steps) bring(shared + step % STAGES * STAGE, step);
             pn_commit();
         };
 #pragma unroll

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 MAX_GRAPHS = 16  # kept; then all are dropped
@@ -20,6 +21,11 @@ class Replay:
 
     def __init__(self, backend: Any, steps: Sequence[tuple[Any, tuple[int, ...]]]):
         self.backend = backend
+        # Launches run in order, so all have their temporaries in the same buffers.
+        sizes = [getattr(launch, "temporaries", ()) for launch, _ in steps]
+        self.temporaries = [
+            backend.alloc(max(each)) for each in zip_longest(*sizes, fillvalue=0)
+        ]
         self.steps: list[tuple[Any, list[Any]]] = []  # launch, slots or kept buffers
         for launch, slots in steps:
             self._add(launch, list(slots))
@@ -31,12 +37,11 @@ class Replay:
         self.can_fault = any(launch.can_fault for launch, _ in self.steps)
 
     def _add(self, launch: Any, operands: list[Any]) -> None:
-        """One launch; several with temporaries are taken apart, the temporaries kept."""
+        """One launch; several with temporaries are taken apart."""
         if hasattr(launch, "function"):
             self.steps.append((launch, operands))
         elif hasattr(launch, "launches"):
-            kept = [self.backend.alloc(n) for n in launch.temporaries]
-            every = [*operands, *kept]
+            every = [*operands, *self.temporaries[: len(launch.temporaries)]]
             for part, chosen in zip(launch.launches, launch.operands, strict=True):
                 self._add(part, [every[i] for i in chosen])
 

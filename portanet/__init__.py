@@ -230,6 +230,7 @@ from .random import (
     Generator,
     bernoulli,
     manual_seed,
+    multinomial,
     normal,
     permutation,
     rand,

@@ -18,8 +18,10 @@ from .devices import Device, default_device
 from .devices import get as get_device
 from .dtypes import as_dtype, float32, float64, int32, uint32
 from .ops import elementwise as e
+from .ops.reduce import argmax
+from .ops.sort import topk
 from .ops import random as r
-from .ops.shape import as_shape, reshape
+from .ops.shape import as_shape, expand_dims, reshape
 
 
 class Generator:
@@ -216,6 +218,53 @@ def bernoulli(p: Any, *, generator: Generator | None = None) -> Tensor:
         raise TypeError(f"bernoulli: p is a tensor, not {type(p).__name__}")
     draw = rand(p.shape, device=p.device, generator=generator)
     return e.astype(e.less(draw, e.astype(p.detach(), float32)), p.dtype)
+
+
+def gumbel(
+    shape: Any, device: Any = None, generator: Generator | None = None
+) -> Tensor:
+    """-log(-log(u)) for u uniform in (0, 1), float32: noise whose largest element, added to
+    logits, is where a draw from their softmax falls."""
+    # Half a step above the multiples of 2 ** -24: never 0, and 1 only where it rounds so.
+    u = e.add(rand(shape, device=device, generator=generator), 2.0**-25)
+    return e.negative(e.log(e.negative(e.log(e.minimum(u, 1 - 2.0**-24)))))
+
+
+def multinomial(
+    p: Tensor,
+    num_samples: int,
+    replacement: bool = False,
+    *,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Indices drawn with probabilities proportional to p, int32.
+
+    p: (n,) or (rows, n), not negative; the result is (num_samples,) or (rows, num_samples),
+    without replacement in the order of the draws. What has p = 0 is drawn only where nothing
+    else is left. With replacement it makes rows * num_samples * n numbers. By the largest of
+    log p with Gumbel's noise; Gumbel, 1954.
+
+    >>> pn.multinomial(pn.tensor([0.0, 1.0, 0.0]), 4, replacement=True)
+    tensor([1, 1, 1, 1], dtype=int32)
+    """
+    if not isinstance(p, Tensor) or p.ndim not in (1, 2) or not p.dtype.is_float:
+        raise TypeError(
+            "multinomial: p is a floating tensor (n,) or (rows, n), not "
+            f"{getattr(p, 'shape', type(p).__name__)}"
+        )
+    n = p.shape[-1]
+    if not n or num_samples < 1 or not (replacement or num_samples <= n):
+        raise ValueError(
+            f"multinomial: {num_samples} samples can't be drawn from {n}"
+            + ("" if replacement or not n else " without replacement")
+        )
+    chances = e.log(e.astype(p.detach(), float32))
+    if replacement:
+        shape = (*p.shape[:-1], num_samples, n)
+        noise = gumbel(shape, p.device, generator)
+        return argmax(e.add(expand_dims(chances, axis=-2), noise), axis=-1)
+    noise = gumbel(p.shape, p.device, generator)
+    return topk(e.add(chances, noise), num_samples).indices
 
 
 def permutation(

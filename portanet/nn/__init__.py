@@ -6,14 +6,14 @@ convolution.py  Conv1d, Conv2d, Conv3d, and transposed
 layers.py       Linear, Dropout, Flatten, Identity
 activations.py  ReLU and the like
 normalise.py    LayerNorm, RMSNorm, and norms by batch, group and instance
-embedding.py    Embedding; learned, sinusoidal and rotary positions
+embedding.py    Embedding, EmbeddingBag; learned, sinusoidal and rotary positions
 resample.py     PixelShuffle, Upsample, Unfold, Fold
 losses.py       CrossEntropyLoss and the like
 attention.py    MultiheadAttention, KeyValueCache
 transformer.py  Transformer, its encoder and decoder
 recurrent.py    RNN, LSTM, GRU and their cells
 padding.py      borders: zeros, constants, reflections and the like
-pooling.py      MaxPool, AvgPool and adaptive ones, 1d to 3d
+pooling.py      MaxPool, AvgPool, LPPool and adaptive ones, 1d to 3d
 functional.py   the functions behind them, without state
 init.py         how parameters start
 utils/          clipping of gradients; rnn.py: padded and packed sequences
@@ -68,6 +68,7 @@ from .convolution import (
 )
 from .embedding import (
     Embedding,
+    EmbeddingBag,
     LearnedPositions,
     RotaryPositions,
     SinusoidalPositions,
@@ -97,6 +98,7 @@ from .losses import (
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
     CosineSimilarity,
+    CTCLoss,
     CrossEntropyLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
@@ -155,6 +157,9 @@ from .pooling import (
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
@@ -170,6 +175,7 @@ from .transformer import (
 
 __all__ = [
     "CELU",
+    "CTCLoss",
     "ELU",
     "GELU",
     "GLU",
@@ -214,6 +220,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
     "Flatten",
     "Fold",
     "GRUCell",
@@ -232,6 +239,9 @@ __all__ = [
     "KLDivLoss",
     "KeyValueCache",
     "L1Loss",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",

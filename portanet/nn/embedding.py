@@ -106,11 +106,14 @@ class Embedding(Module):
                 rows[self.padding_idx] = 0.0
                 self.weight.assign(rows)
 
-    def forward(self, x: Any) -> Any:
+    def _renormalise(self, x: Any) -> None:
         if self.max_norm is not None:
             with no_grad():
                 rows = self.weight.detach()
                 self.weight.assign(renormalised(x, rows, self.max_norm, self.norm_type))
+
+    def forward(self, x: Any) -> Any:
+        self._renormalise(x)
         return F.embedding(x, self.weight, self.padding_idx, self.scale_grad_by_freq)
 
     def extra_repr(self) -> str:
@@ -140,6 +143,67 @@ def _check_length(name: str, x: Any, size: int, first: int, max_len: int) -> int
             "make the layer with a larger max_len"
         )
     return x.shape[-2]
+
+
+class EmbeddingBag(Embedding):
+    """The sum, mean or maximum of the rows of each bag, in one result (bags, embedding_dim).
+
+    x: (bags, n) integers, or (count,) with offsets (bags,), where each bag begins.
+    Otherwise as `nn.functional.embedding_bag`; max_norm and the like as in Embedding.
+
+    >>> nn.EmbeddingBag(10, 3)(pn.tensor([1, 2, 4]), pn.tensor([0, 2])).shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        if mode not in ("sum", "mean", "max"):
+            raise ValueError(
+                f"EmbeddingBag: mode is 'sum', 'mean' or 'max', not {mode!r}"
+            )
+        if scale_grad_by_freq:
+            raise ValueError("EmbeddingBag: scale_grad_by_freq is not supported")
+        super().__init__(
+            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type,
+            sparse=sparse, device=device, dtype=dtype,
+        )  # fmt: skip
+        self.mode, self.include_last_offset = mode, include_last_offset
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        *,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        **options: Any,
+    ) -> EmbeddingBag:
+        """A layer with these rows; options as for Embedding."""
+        made = super().from_pretrained(embeddings, freeze, **options)
+        made.mode, made.include_last_offset = mode, include_last_offset  # type: ignore
+        return made  # type: ignore[return-value]
+
+    def forward(
+        self, x: Any, offsets: Any = None, per_sample_weights: Any = None
+    ) -> Any:
+        self._renormalise(x)
+        return F.embedding_bag(
+            x, self.weight, offsets, self.mode, per_sample_weights,
+            self.include_last_offset, self.padding_idx,
+        )  # fmt: skip
 
 
 class LearnedPositions(Module):

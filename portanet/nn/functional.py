@@ -22,6 +22,7 @@ from ..ops.activations import (
     softsign,
     tanhshrink,
 )
+from ..creation import ones
 from ..ops.attend import NAME as ATTENTION
 from ..ops.attend import attend
 from ..ops.convolve import (
@@ -33,6 +34,7 @@ from ..ops.convolve import (
     conv_transpose3d,
 )
 from ..ops.create import one_hot
+from ..ops.ctc import ctc_loss
 from ..ops.distances import (
     binary_cross_entropy,
     cosine_embedding_loss,
@@ -63,11 +65,13 @@ from ..ops.losses import (
     smooth_l1_loss,
     softmax,
 )
+from ..ops.bags import embedding_bag
 from ..ops.lookup import embedding
+from ..ops.lp_pool import lp_pool1d, lp_pool2d, lp_pool3d
 from ..ops.normalise import layer_norm
 from ..ops.norms import group_norm, rms_norm
 from ..ops.norms import instance_norm as norm_of_instances
-from ..ops.reduce import mean
+from ..ops.reduce import argmax, mean, norm
 from ..ops.fold import fold, unfold
 from ..ops.resample import (
     interpolate,
@@ -90,11 +94,11 @@ from ..ops.pool import (
     max_pool3d,
 )
 from ..ops.padding import bordered
-from ..ops.shape import flatten, reshape
+from ..ops.shape import flatten, moveaxis, reshape
 from ..naming import name_errors
 from ..renames import no_function
 from ..op import check_tensor
-from ..random import Generator, default_generator
+from ..random import Generator, default_generator, gumbel
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -103,6 +107,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -119,15 +124,21 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
+    "embedding_bag",
     "flatten",
     "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
     "group_norm",
+    "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
@@ -143,6 +154,9 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
@@ -152,6 +166,7 @@ __all__ = [
     "multi_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
+    "normalize",
     "one_hot",
     "pad",
     "pairwise_distance",
@@ -169,6 +184,7 @@ __all__ = [
     "smooth_l1_loss",
     "soft_margin_loss",
     "softmax",
+    "softmin",
     "softplus",
     "softshrink",
     "softsign",
@@ -268,6 +284,101 @@ def dropout(
     source = generator or default_generator
     bits = source.bits(x.size, x.device)
     return dropping.drop(x, reshape(bits, x.shape), p)
+
+
+def channel_dropout(name: str, rank: int, x: Any, p: float, training: bool) -> Any:
+    """Dropout of whole channels: x (n, channels, ...) with `rank` more axes, or without n."""
+    check_probability(name, p)
+    if x.ndim not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{name}: (n, channels, ...) with {rank} axes after the channels is needed, "
+            f"or without n, got shape {x.shape}"
+        )
+    if not training or p == 0:
+        return x
+    whole = (*x.shape[: x.ndim - rank], *[1] * rank)
+    return e.multiply(x, dropout(ones(whole, dtype=x.dtype, device=x.device), p))
+
+
+def dropout1d(
+    x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
+    """Dropout of whole channels of (n, channels, length), or without n."""
+    return channel_dropout("dropout1d", 1, x, p, training)
+
+
+def dropout2d(
+    x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
+    """Dropout of whole channels of (n, channels, h, w), or without n."""
+    return channel_dropout("dropout2d", 2, x, p, training)
+
+
+def dropout3d(
+    x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
+    """Dropout of whole channels of (n, channels, d, h, w), or without n."""
+    return channel_dropout("dropout3d", 3, x, p, training)
+
+
+def alpha_dropout(
+    x: Any, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Any:
+    """Dropout that keeps mean 0 and variance 1 after SELU; see nn.AlphaDropout."""
+    check_probability("alpha_dropout", p)
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return e.multiply(x, 0)
+    keep, low = 1 - p, -1.7580993408473766  # SELU(x) as x falls without end
+    mask = e.multiply(dropout(ones(x.shape, dtype=x.dtype, device=x.device), p), keep)
+    scale = (keep * (1 + p * low * low)) ** -0.5
+    held = e.add(e.multiply(x, mask), e.multiply(e.subtract(1, mask), low))
+    return e.subtract(e.multiply(held, scale), scale * p * low)
+
+
+def softmin(x: Any, axis: int = -1) -> Any:
+    """softmax(-x) along an axis."""
+    return softmax(e.negative(x), axis)
+
+
+def gumbel_softmax(
+    logits: Any,
+    tau: float = 1.0,
+    hard: bool = False,
+    dim: int = -1,
+    *,
+    generator: Generator | None = None,
+) -> Any:
+    """softmax((logits + noise) / tau), whose largest element is where a draw from
+    softmax(logits) falls; Jang, Gu and Poole, ICLR 2017.
+
+    hard: 1 there and 0 elsewhere, with the gradient of the soft ones.
+
+    >>> gumbel = nn.functional.gumbel_softmax
+    >>> gumbel(pn.tensor([0.0, 100.0]), hard=True)
+    tensor([0., 1.])
+    """
+    if not tau > 0:
+        raise ValueError(f"gumbel_softmax: tau must be above 0, not {tau}")
+    noise = e.astype(gumbel(logits.shape, logits.device, generator), logits.dtype)
+    soft = softmax(e.divide(e.add(logits, noise), tau), dim)
+    if not hard:
+        return soft
+    top = argmax(soft, axis=dim, keepdims=True)
+    place = moveaxis(one_hot(top, soft.shape[dim], soft.dtype), -1, dim)
+    whole = reshape(place, soft.shape)
+    return e.add(e.subtract(whole, soft.detach()), soft)
+
+
+def normalize(x: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Any:
+    """x / max(|x|, eps) with the p-norm along `dim`.
+
+    >>> nn.functional.normalize(pn.tensor([[3.0, 4.0]]))
+    tensor([[0.6, 0.8]])
+    """
+    size = norm(x, axis=dim, keepdims=True, ord=p)
+    return e.divide(x, e.maximum(size, eps))
 
 
 def batch_norm(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..creation import empty, ones, ones_like
+from ..creation import empty
 from ..ops.shape import normalise_axis, permute_dims, reshape
 from . import functional as F
 from . import init
@@ -93,16 +93,9 @@ class _ChannelDropout(Dropout):
     rank = 0
 
     def forward(self, x: Any) -> Any:
-        if x.ndim not in (self.rank + 1, self.rank + 2):
-            raise ValueError(
-                f"{type(self).__name__}: (n, channels, ...) with {self.rank} axes after the "
-                f"channels is needed, or without n, got shape {x.shape}"
-            )
-        if not self.training or self.p == 0:
-            return x
-        whole = x.shape[: x.ndim - self.rank]
-        kept = ones((*whole, *[1] * self.rank), dtype=x.dtype, device=x.device)
-        return x * F.dropout(kept, self.p)
+        return F.channel_dropout(
+            type(self).__name__, self.rank, x, self.p, self.training
+        )
 
 
 class Dropout1d(_ChannelDropout):
@@ -133,14 +126,7 @@ class AlphaDropout(Dropout):
     """
 
     def forward(self, x: Any) -> Any:
-        if not self.training or self.p == 0:
-            return x
-        if self.p == 1:
-            return x * 0
-        keep, low = 1 - self.p, -1.7580993408473766  # SELU(x) as x falls without end
-        mask = F.dropout(ones_like(x), self.p) * keep
-        scale = (keep * (1 + self.p * low * low)) ** -0.5
-        return (x * mask + low * (1 - mask)) * scale - scale * self.p * low
+        return F.alpha_dropout(x, self.p, self.training)
 
 
 class Flatten(Module):

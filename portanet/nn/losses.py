@@ -407,3 +407,28 @@ class PairwiseDistance(Module):
 
     def forward(self, x1: Any, x2: Any) -> Any:
         return F.pairwise_distance(x1, x2, self.p, self.eps, self.keepdim)
+
+
+class CTCLoss(_Loss):
+    """-log of the likelihood of each text over all its alignments to the steps; see
+    `nn.functional.ctc_loss` for shapes. Graves et al., ICML 2006.
+
+    >>> loss = nn.CTCLoss()
+    >>> log_probs = pn.log_softmax(pn.zeros((4, 1, 3)))
+    >>> round(loss(log_probs, pn.tensor([[1, 2]]), [4], [2]).item(), 4)
+    0.8432
+    """
+
+    def __init__(
+        self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
+    ):
+        super().__init__(reduction)
+        self.blank, self.zero_infinity = blank, zero_infinity
+
+    def forward(
+        self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any
+    ) -> Any:
+        return F.ctc_loss(
+            log_probs, targets, input_lengths, target_lengths, self.blank,
+            self.reduction, self.zero_infinity,
+        )  # fmt: skip

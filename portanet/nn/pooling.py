@@ -1,10 +1,11 @@
-"""MaxPool, AvgPool and their adaptive forms, for one to three axes."""
+"""MaxPool, AvgPool, LPPool and adaptive forms, for one to three axes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..ops import pool
+from ..ops.lp_pool import lp_pooling
 from .module import Module
 
 
@@ -198,5 +199,54 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool):
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """As AdaptiveMaxPool1d, for x (n, c, depth, height, width)."""
+
+    rank = 3
+
+
+class _LPPool(Module):
+    rank = 0
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Any,
+        stride: Any = None,
+        ceil_mode: bool = False,
+    ):
+        self.norm_type, self.kernel_size = norm_type, kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.ceil_mode = ceil_mode
+
+    def forward(self, x: Any) -> Any:
+        return lp_pooling(
+            self.rank, x, self.norm_type, self.kernel_size, self.stride, self.ceil_mode,
+            type(self).__name__,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class LPPool1d(_LPPool):
+    """The norm_type-norm of each window of (n, channels, length), or without n.
+
+    >>> nn.LPPool1d(2, 2)(pn.tensor([[[3.0, 4.0]]])).item()
+    5.0
+    """
+
+    rank = 1
+
+
+class LPPool2d(_LPPool):
+    """LPPool1d for (n, channels, h, w)."""
+
+    rank = 2
+
+
+class LPPool3d(_LPPool):
+    """LPPool1d for (n, channels, d, h, w)."""
 
     rank = 3

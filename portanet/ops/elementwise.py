@@ -186,7 +186,7 @@ def _cases(domains, dtypes, statics) -> Callable:
         [(0, 3)] * arity,
     ]
     if arity > 1:
-        shapes.append([(4, 1, 7), (3, 7), (7,)][:arity])
+        shapes.append([(4, 1, 7), (3, 7), *[(7,)] * arity][:arity])
     shapes.append([(257,)] * arity)
 
     def draw(rng, domain, shape):

@@ -99,7 +99,8 @@ class Trace:
         tensors: list[Tensor] = []
         structure = flatten((args, kwargs), tensors)
         tracer = Tracer()
-        inputs = [Tensor(tracer.argument(t.value, i)) for i, t in enumerate(tensors)]
+        inputs = [self._input(tracer, t, i) for i, t in enumerate(tensors)]
+        given = [x.value for x in inputs]
         moved_args, moved_kwargs = unflatten(structure, iter(inputs))
         before = mode.tracer
         if before is not None:
@@ -121,10 +122,33 @@ class Trace:
             grads = [(leaf, start, leaf.grad) for leaf, start in tracer.grads.values()]
             for leaf, start, _ in grads:
                 leaf.grad = start
+        # Arguments that it assigns, by number, and the leaves that stand for arguments.
+        self.written = {
+            i: x.value
+            for i, (x, value) in enumerate(zip(inputs, given, strict=True))
+            if x.value is not value
+        }
+        self.own = {id(x.node): i for i, x in enumerate(inputs) if x.node is not None}
         self._keep(tracer, ends, finals, grads, tensors)
+
+    def _input(self, tracer: Tracer, t: Tensor, i: int) -> Tensor:
+        """What the function gets for an argument; a leaf for a leaf."""
+        made = Tensor(tracer.argument(t.value, i))
+        if mode.enabled and _has_history(t):
+            raise TraceError(
+                f"compile: argument {i} is a result with a history, through which no "
+                "gradient can go back; pass detach() of it, or compute it inside"
+            )
+        if t.requires_grad and t.is_leaf:
+            made.requires_grad = True
+            made.grad = t.grad
+        return made
 
     def _keep(self, tracer, ends, finals, grads, tensors) -> None:
         self.count = len(ends)
+        written = [(len(ends) + k, i) for k, i in enumerate(self.written)]
+        ends = [*ends, *map(tracer.lift, self.written.values())]
+        states = len(ends)
         self.assigned = [t for t, value, _ in finals if type(value) is Lazy]
         ends = [*ends, *(v for _, v, _ in finals if type(v) is Lazy)]
         # Gradients: what each leaf had before (for the guard), and has afterwards.
@@ -134,10 +158,16 @@ class Trace:
             (x, start is None) for x, start, _ in grads if id(x) in tracer.asked
         ]
         self.cleared = [
-            (setattr, leaf, "grad", None)
+            leaf
             for leaf, start, end in grads
             if end is None and (start is not None or id(leaf) not in tracer.asked)
         ]
+        # Leaves whose gradient is read, and the arguments that they stand for.
+        self.asked = [(x, self.own[id(x)]) for x, _ in self.grads if id(x) in self.own]
+        self.changed = {*self.written, *(self.own.get(id(x)) for x in self.leaves)}
+        self.changed.discard(None)
+        self.read = {id(t) for t, _ in tracer.states.values()}
+        self._check_apart(tensors)
         self.graded = []
         for leaf, start, end in grads:
             if end is not None and end is not start:
@@ -152,14 +182,16 @@ class Trace:
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
         replaced = {
-            self.count + k: tracer.states[id(t)][1].origin
+            states + k: tracer.states[id(t)][1].origin
             for k, t in enumerate(self.assigned)
         }
         optimise(graph, replaced, self.memory_limit)
-        targets = {
-            self.count + k: Target(t, "value") for k, t in enumerate(self.assigned)
+        targets = {n: Target(i, "value") for n, i in written}
+        targets |= {states + k: Target(t, "value") for k, t in enumerate(self.assigned)}
+        targets |= {
+            i: Target(self.own.get(id(leaf), leaf), "grad", Tensor)
+            for leaf, i in self.graded
         }
-        targets |= {i: Target(leaf, "grad", Tensor) for leaf, i in self.graded}
         self.plan = Plan(graph, replaced, targets)
 
     def _settle(self, tracer: Tracer) -> None:
@@ -171,8 +203,28 @@ class Trace:
                 source = tracer.states[id(t)][1].origin
                 source.layout = t.value.layout
 
-    def fits(self) -> bool:
+    def _leaf(self, leaf: Any, tensors: list[Tensor]) -> Any:
+        """A leaf, or that of the argument that it stands for."""
+        i = self.own.get(id(leaf))
+        return leaf if i is None else tensors[i].node
+
+    def _check_apart(self, tensors: list[Tensor]) -> None:
+        """What becomes of an argument must not be seen through another name."""
+        ids = [id(t) for t in tensors]
+        for i in self.changed:
+            if ids.count(ids[i]) > 1 or ids[i] in self.read:
+                raise TraceError(
+                    f"compile: argument {i} is assigned or gets a gradient, and the "
+                    "function knows the same tensor by another name; pass it once, or "
+                    "read it from outside only"
+                )
+            if i in self.own.values():
+                tensors[i].requires_grad = True
+
+    def fits(self, tensors: list[Tensor]) -> bool:
         """Whether what the trace took for granted still holds."""
+        for leaf, i in self.asked:
+            leaf.grad = tensors[i].grad
         seen = self.seen  # lists, since comparing two is fast
         return (
             [leaf.grad is None for leaf, _ in self.grads] == seen[0]
@@ -182,11 +234,12 @@ class Trace:
             and self.plan.fits()
         )
 
-    def snapshot(self) -> list[Any]:
-        """The values of all assigned states and gradients, to go back to."""
-        values = [(t, Array(t.value.buffer, t.value.layout)) for t in self.assigned]
-        grads = [(leaf, leaf.grad) for leaf in self.leaves]
-        return [values, grads]
+    def snapshot(self, tensors: list[Tensor]) -> list[Any]:
+        """The values of all that is assigned and all gradients, to go back to."""
+        handles = [*self.assigned, *(tensors[i] for i in self.written)]
+        values = [(t, Array(t.value.buffer, t.value.layout)) for t in handles]
+        leaves = [self._leaf(x, tensors) for x in self.leaves]
+        return [values, [(leaf, leaf.grad) for leaf in leaves]]
 
     def restore(self, kept: list[Any]) -> None:
         """Go back to a snapshot."""
@@ -196,24 +249,32 @@ class Trace:
         for leaf, grad in grads:
             leaf.grad = grad
 
-    def made(self) -> list[Any]:
+    def made(self, tensors: list[Tensor]) -> list[Any]:
         """The values of what the function assigns, and the gradients that it leaves."""
-        return [t.value for t in self.assigned] + [x.grad.value for x, _ in self.graded]
+        handles = [*self.assigned, *(tensors[i] for i in self.written)]
+        leaves = [self._leaf(x, tensors) for x, _ in self.graded]
+        return [t.value for t in handles] + [x.grad.value for x in leaves]
 
     def replay(self, tensors: list[Tensor]) -> Any:
         """Run the plan and assign what the function assigned, all of it or nothing."""
-        made = self.plan.run(tensors, self.count, self.cleared)
+        if self.changed:
+            self._check_apart(tensors)
+        leaves = [self._leaf(x, tensors) for x in self.cleared]
+        calls = [(setattr, leaf, "grad", None) for leaf in leaves]
+        made = self.plan.run(tensors, self.count, calls)
         return unflatten(self.structure, map(Tensor, made))
+
+
+def _has_history(t: Tensor) -> bool:
+    node = t.node
+    return (
+        node is not None and node.op is not None and getattr(node, "xs", 1) is not None
+    )
 
 
 def _check_history(results: list[Tensor]) -> None:
     for i, t in enumerate(results):
-        node = t.node
-        if (
-            node is not None
-            and node.op is not None
-            and getattr(node, "xs", 1) is not None
-        ):
+        if _has_history(t):
             raise TraceError(
                 f"compile: result {i} still has a history that a gradient could go back "
                 "through; call backward() inside the compiled function, or return "
@@ -251,11 +312,12 @@ class Compiled:
         else:
             structure = flatten((args, kwargs), tensors)
         layouts = [t.value.layout for t in tensors]
+        leaves = [t.node is None for t in tensors]
         precision = get_float32_matmul_precision()
-        key = (structure, *layouts, mode.enabled, chosen(), precision)
+        key = (structure, *layouts, *leaves, mode.enabled, chosen(), precision)
         known = self.traces.get(key, ())
         for trace in known:
-            if trace.fits():
+            if trace.fits(tensors):
                 return trace.replay(tensors)
         trace = Trace(self.function, args, kwargs, self.memory_limit)
         self.reasons.append(_reason(bool(self.traces), known))
@@ -266,14 +328,14 @@ class Compiled:
 
     def _compare(self, trace: Trace, args: tuple, kwargs: dict, tensors: list) -> None:
         """Run the function eagerly and the plan on the same states, and compare."""
-        keep = trace.snapshot()
+        keep = trace.snapshot(tensors)
         eager: list[Tensor] = []
         flatten(self.function(*args, **kwargs), eager)
-        wanted = [t.value for t in eager] + trace.made()
+        wanted = [t.value for t in eager] + trace.made(tensors)
         trace.restore(keep)
         made: list[Tensor] = []
         flatten(trace.replay(tensors), made)
-        found = [t.value for t in made] + trace.made()
+        found = [t.value for t in made] + trace.made(tensors)
         trace.restore(keep)
         for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
             _check_close(i, len(made), a.numpy(), b.numpy())

@@ -221,7 +221,7 @@ class Plan:
         """Whether a result may be written over what it replaces: a state of `shared`, or a
         gradient that is not read."""
         owner, attribute, _ = self.targets[i]
-        if i in self.shared or attribute == "value":
+        if i in self.shared or attribute == "value" or type(owner) is int:
             return i in self.shared
         able = getattr(self.backend, "writes_in_place", False)
         return able and all(
@@ -317,6 +317,9 @@ class Plan:
             for i, value in made.items():
                 if i >= count:
                     owner, attribute, wrap = self.targets[i]
+                    if type(owner) is int:
+                        argument = arguments[owner]
+                        owner = argument if attribute == "value" else argument.node
                     todo.append(
                         (setattr, owner, attribute, wrap(value) if wrap else value)
                     )

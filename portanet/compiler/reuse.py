@@ -15,7 +15,8 @@ from ..arrays import Layout
 
 class Target(NamedTuple):
     """Where a result is assigned: setattr(owner, attribute, wrap(array)). The attribute is
-    "value" of a tensor or "grad" of a leaf, whose value the wrap makes a tensor."""
+    "value" of a tensor or "grad" of a leaf, whose value the wrap makes a tensor. An owner
+    that is a number is the argument of that number, or its leaf."""
 
     owner: Any
     attribute: str

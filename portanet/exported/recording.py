@@ -168,7 +168,15 @@ def as_tensor(value: Any) -> Tensor:
 class _Capture(Trace):
     """A trace that is kept as calls; no plan is made of it."""
 
+    def _input(self, tracer, t, i) -> Tensor:
+        return Tensor(tracer.argument(t.value, i))
+
     def _keep(self, tracer, ends, finals, grads, tensors) -> None:
+        for i in self.written:
+            raise TraceError(
+                f"export: the function assigns to its argument {i}, which a file does "
+                "not hold; return the new value, or assign to a tensor from outside"
+            )
         self.tracer, self.ends, self.grads = tracer, ends, grads
         self.finals = {id(t): value for t, value, _ in finals}
         states = {id(lazy) for _, lazy in tracer.states.values()}

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "arctan": "atan",
     "arctan2": "atan2",
     "as_tensor": "asarray",
+    "autocast": "no mode: cast by model.half(), x.half(), and the loss's input by .float()",
     "baddbmm": "x + a @ b",
     "addmm": "x + a @ b",
     "bitwise_not": "bitwise_invert",
@@ -60,8 +61,11 @@ FUNCTIONS = {
     "numel": "x.size",
     "permute": "permute_dims",
     "randperm": "permutation",
+    "rand_like": "rand(x.shape, device=x.device)",
+    "randn_like": "randn(x.shape, device=x.device)",
     "repeat_interleave": "repeat",
     "scatter": "scatter_add, or x[index] = value",
+    "set_grad_enabled": "no_grad or enable_grad",
     "sub": "subtract",
     "swapdims": "swapaxes",
     "t": "matrix_transpose",
@@ -115,5 +119,5 @@ def no_function(module: str, name: str) -> AttributeError:
     """The exception for a function that a module has not, with its name here if it has one."""
     text = f"module {module!r} has no attribute {name!r}"
     if name in FUNCTIONS:
-        text += f"; it is {FUNCTIONS[name]} here"
+        text += f"; here it is {FUNCTIONS[name]}"
     return AttributeError(text, name=name)

@@ -105,7 +105,9 @@ def test_gradients_go_through_masked_fill_and_gather(device):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_of_another_name_is_named(name):
     assert not hasattr(pn, name)
-    with pytest.raises(AttributeError, match=f"no attribute '{name}'; it is ") as e:
+    with pytest.raises(
+        AttributeError, match=f"no attribute '{name}'; here it is "
+    ) as e:
         getattr(pn, name)
     said = FUNCTIONS[name].split(",")[0].split(";")[0].partition("(")[0]
     if said.isidentifier():
@@ -136,7 +138,7 @@ MESSAGES = [
     (lambda: F.dropout(pn.ones(2), 2.0), ValueError, "^dropout: p is a probability"),
     (lambda: F.pad(pn.ones(2), (1, 1, 1, 1)), ValueError, "pad: two widths an axis"),
     (lambda: F.bogus, AttributeError, "no attribute 'bogus'$"),
-    (lambda: F.cat, AttributeError, "it is concat here"),
+    (lambda: F.cat, AttributeError, "here it is concat"),
     (lambda: pn.ones(2).masked_fill(pn.ones(2), 0), TypeError, "a mask of bools is needed"),
     (lambda: pn.ones(2, 3).gather(1, pn.ones((3, 1), dtype="int32")), ValueError,
      r"gather: an index of shape \(3, 1\) does not fit \(2, 3\) beside axis 1"),

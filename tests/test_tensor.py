@@ -723,3 +723,15 @@ def test_the_default_device_is_the_innermost_choice():
         assert pn.zeros(1).device == name
         assert pn.zeros(1, device="cpu").device == "cpu"
         pn.set_default_device("cpu")
+
+
+def test_lists_and_arrays_are_assigned_on_any_device(device):
+    x = pn.zeros((4, 3), device=device)
+    x[0] = [1, 2, 3]
+    x[1] = np.ones(3)
+    x[2] = [True, False, True]
+    x[3] = np.array([7], np.int64)
+    assert x.tolist() == [[1, 2, 3], [1, 1, 1], [1, 0, 1], [7, 7, 7]]
+    n = pn.zeros(2, dtype="int32", device=device)
+    n[:] = [1.9, -1.9]
+    assert n.tolist() == [1, -1]

@@ -15,7 +15,7 @@ from .. import arrays
 from ..devices import Device
 from ..devices import device as InDevice
 from ..devices import get as get_device
-from ..dtypes import Dtype, as_dtype, float32, from_numpy
+from ..dtypes import Dtype, as_dtype, float32
 from ..op import Joint, Op
 from ..ops import elementwise as e
 from ..ops import index, shape
@@ -256,7 +256,8 @@ class Tensor(Methods):
     def __setitem__(self, key: Any, value: Any) -> None:
         if not isinstance(value, Tensor) and np.ndim(value):
             made = np.asarray(value)
-            value = self.from_numpy(made, from_numpy(made.dtype) or float32)
+            is_cut = made.dtype.kind == "f" and not self.dtype.is_float
+            value = self.from_numpy(made, float32 if is_cut else self.dtype)
         self._become(index.setitem(self, key, value), "assignment")
 
     def __getitem__(self, key: Any) -> Tensor:

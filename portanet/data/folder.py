@@ -24,12 +24,12 @@ class ImageFolder:
     def __init__(
         self,
         root: Any,
-        *,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
     ):
         root = Path(root)
         self.classes = sorted(p.name for p in root.iterdir() if p.is_dir())
+        self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self.files: list[tuple[Path, int]] = []
         for label, name in enumerate(self.classes):
             found = sorted(

@@ -3,10 +3,11 @@
     python benchmarks/cuda_on_gpu.py [--seconds 450] [--log everything.txt]
 
 In turn: products by every tensor-core entry against NumPy, the seconds to the first result
-with an empty and a full cache, the operator suite on cuda, the kernels beside PyTorch's where
-torch is installed here, the operator suite on wgpu (NVIDIA's Vulkan), and some of it under
-compute-sanitizer (memcheck, racecheck, synccheck). The record says of each part what came
-out, or why it did not run. Every part is a process of its own: one that crashes, or hangs
+with an empty and a full cache, the operator suite on cuda, the kernels and some training steps
+beside PyTorch's where torch is installed here, and beside wgpu (NVIDIA's Vulkan), the operator
+suite on wgpu, and some of it under compute-sanitizer (memcheck, racecheck, synccheck); in the
+end what is reached of GOALS. The record says of each part what came out, or why it did not
+run, and is written after each. Every part is a process of its own: one that crashes, or hangs
 until its time is over, costs the others nothing.
 """
 
@@ -23,16 +24,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "cuda.json"
 SANITIZED = "sum or matmul or softmax or scatter or scan or sort or attention or lstm"
 PATIENCE = 40.0  # seconds that one workload may take, then its process is killed
+WORKLOADS = ROOT / "benchmarks" / "cuda_workloads.py"
 
 # ---------------------------------------------------------------------- processes
 
@@ -210,279 +210,25 @@ def cold_start() -> dict[str, Any]:
 # ---------------------------------------------------------------- against PyTorch
 
 
-class Work(NamedTuple):
-    """One workload: the same of both libraries, bytes it must move, operations it does."""
-
-    name: str
-    arrays: tuple[np.ndarray, ...]
-    dtype: str
-    ours: Callable
-    theirs: Callable  # of torch and the arrays
-    nbytes: float = 0
-    flops: float = 0
-    off: float = 1e-4  # the largest difference over the mean magnitude
-    precision: str = "highest"
-
-
-def works(by: int = 1) -> Iterator[Callable[[], Work]]:
-    """The workloads, made when they are called; sizes are divided by `by`."""
-    import portanet as pn
-
-    f = pn.nn.functional
-
-    def normal(*shape: int) -> np.ndarray:
-        small = (max(n // by, 8) for n in shape)
-        return np.random.default_rng(0).standard_normal((*small,), dtype=np.float32)
-
-    # Rounding of the result: both sides half a unit of the largest, 6 sigma.
-    rounded = {"float32": 2e-4, "float16": 1e-2, "bfloat16": 6e-2}
-
-    def product(n: int, dtype: str, precision: str = "highest") -> Work:
-        a = normal(n, n)
-        off = rounded[dtype] if precision == "highest" else 2e-2
-        return Work(
-            f"matmul {n}", (a, a[::-1].copy()), dtype, lambda x, y: x @ y,
-            lambda t, x, y: x @ y, flops=2.0 * len(a) ** 3, off=off, precision=precision,
-        )  # fmt: skip
-
-    for n, dtype in ((1024, "float32"), (4096, "float32"), (4096, "float16"),
-                     (4096, "bfloat16"), (8192, "bfloat16")):  # fmt: skip
-        yield lambda n=n, dtype=dtype: product(n, dtype)
-    yield lambda: product(4096, "float32", "high")
-
-    def moving(
-        name, ours, theirs, count, passes, off=1e-5, dtype="float32"
-    ) -> Callable[[], Work]:
-        def made() -> Work:
-            arrays = tuple(normal(1 << 26) for _ in range(count))
-            size = arrays[0].size * (4.0 if dtype == "float32" else 2.0)
-            return Work(name, arrays, dtype, ours, theirs, passes * size, off=off)
-
-        return made
-
-    # A copy is the measure of what the memory can do.
-    yield moving("copy 64M", lambda x: x + 0, lambda t, x: x.clone(),
-                 1, 2)  # fmt: skip
-    yield moving("negative 64M", lambda x: -x, lambda t, x: -x, 1, 2)
-    yield moving("add 64M", lambda x, y: x + y, lambda t, x, y: x + y, 2, 3)
-    yield moving("add 64M", lambda x, y: x + y, lambda t, x, y: x + y, 2, 3,
-                 off=6e-2, dtype="bfloat16")  # fmt: skip
-    yield moving("gelu 64M", f.gelu, lambda t, x: t.nn.functional.gelu(x), 1, 2)
-    yield moving("sum 64M", lambda x: x.sum(),
-                 lambda t, x: x.sum(), 1, 1, off=1e-2)  # fmt: skip
-
-    def rows(name, ours, theirs, passes, *others, off=1e-4) -> Callable[[], Work]:
-        def made() -> Work:
-            x = normal(8192, 4096)
-            extra = tuple(o(x) for o in others)
-            return Work(name, (x, *extra), "float32", ours, theirs,
-                        passes * 4.0 * x.size, off=off)  # fmt: skip
-
-        return made
-
-    for axis in (0, 1):
-        yield rows(f"sum axis {axis}", lambda x, axis=axis: x.sum(axis),
-                   lambda t, x, axis=axis: x.sum(axis), 1)  # fmt: skip
-    yield rows("softmax", lambda x: f.softmax(x, -1), lambda t, x: t.softmax(x, -1), 2)
-
-    def one(x):
-        return np.ones(x.shape[1], np.float32)
-
-    yield rows("layer_norm", lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
-               lambda t, x, w, b: t.nn.functional.layer_norm(x, x.shape[-1:], w, b),
-               2, one, one)  # fmt: skip
-    yield rows("rms_norm", lambda x, w: f.rms_norm(x, x.shape[-1:], w, 1e-5),
-               lambda t, x, w: t.nn.functional.rms_norm(x, x.shape[-1:], w, 1e-5),
-               2, one)  # fmt: skip
-    yield rows("cross_entropy", f.cross_entropy,
-               lambda t, x, y: t.nn.functional.cross_entropy(x, y.long()), 1,
-               lambda x: np.arange(len(x), dtype=np.int32) * 7 % x.shape[1])  # fmt: skip
-
-    def attention(dtype: str, is_causal: bool) -> Work:
-        q = normal(4, 16, 2048, 64)
-        batch, heads, length, width = q.shape
-        return Work(
-            "attention" + " causal" * is_causal, (q, q, q), dtype,
-            lambda q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=is_causal),
-            lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=is_causal
-            ),
-            flops=4.0 * batch * heads * length**2 * width / (1 + is_causal),
-            off=1e-3 if dtype == "float32" else 0.2,
-        )  # fmt: skip
-
-    for dtype in ("float32", "bfloat16"):
-        for is_causal in (False, True):
-            yield lambda dtype=dtype, causal=is_causal: attention(dtype, causal)
-
-    # Gradients of half the squared result, for each input.
-    def gradients(
-        name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3,
-        dtype="float32", precision="highest",
-    ) -> Work:  # fmt: skip
-        every = tuple(range(len(arrays)))
-
-        def mine(*xs):
-            return pn.grad(lambda *xs: (ours(*xs) ** 2).sum() / 2, every)(*xs)[0]
-
-        def other(t, *xs):
-            xs = [x.detach().requires_grad_() for x in xs]
-            return t.autograd.grad((theirs(t, *xs) ** 2).sum() / 2, xs)[0]
-
-        return Work(
-            name, arrays, dtype, mine, other, nbytes, flops, off, precision=precision
-        )
-
-    def layer_norm_gradients() -> Work:
-        x = normal(8192, 1024)
-        return gradients(
-            "layer_norm gradients", (x, one(x), one(x)),
-            lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
-            lambda t, x, w, b: t.nn.functional.layer_norm(x, x.shape[-1:], w, b),
-            nbytes=8 * 4.0 * x.size,
-        )  # fmt: skip
-
-    def batch_norm_gradients() -> Work:
-        x = normal(128, 64, 56, 56)
-        return gradients(
-            "batch_norm gradients", (x, one(x), one(x)),
-            lambda x, w, b: f.batch_norm(x, None, None, w, b, training=True),
-            lambda t, x, w, b: t.nn.functional.batch_norm(x, None, None, w, b, True),
-            nbytes=9 * 4.0 * x.size,
-        )  # fmt: skip
-
-    def attention_gradients() -> Work:
-        q = normal(4, 16, 2048, 64)
-        batch, heads, length, width = q.shape
-        return gradients(
-            "attention gradients", (q, q, q), f.scaled_dot_product_attention,
-            lambda t, *x: t.nn.functional.scaled_dot_product_attention(*x),
-            flops=14.0 * batch * heads * length**2 * width,
-        )  # fmt: skip
-
-    # The stages of a ResNet, and one whose stride leaves places out: images, channels,
-    # width, stride; of the gradients one half is the input's, the other the weight's.
-    def convolution(shape, dtype: str, precision: str, has_gradients: bool) -> Work:
-        images, channels, width, stride = shape
-        x = normal(images, channels, width, width)
-        name = f"conv2d {channels} to {channels * stride}, width {width}"
-        outputs, channels = x.shape[1] * stride, x.shape[1]
-        rng = np.random.default_rng(1)
-        w = rng.standard_normal((outputs, channels, 3, 3), dtype=np.float32)
-        places = len(x) * -((-x.shape[2] // stride) ** 2)
-        flops = 2.0 * 9 * places * outputs * channels
-
-        def ours(x, w):
-            return f.conv2d(x, w, None, stride, 1)
-
-        def theirs(t, x, w):
-            return t.nn.functional.conv2d(x, w, None, stride, 1)
-
-        off = rounded[dtype] if precision == "highest" else 2e-2
-        if not has_gradients:
-            return Work(name, (x, w), dtype, ours, theirs, 0, flops, off, precision)
-        return gradients(
-            f"{name}, gradients", (x, w), ours, theirs, 0, 3 * flops, 3 * off,
-            dtype, precision,
-        )  # fmt: skip
-
-    shapes = (64, 64, 56, 1), (64, 128, 56, 2), (64, 256, 14, 1)
-    kinds = ("float32", "highest"), ("float32", "high"), ("bfloat16", "highest")
-    for shape in shapes:
-        for dtype, precision in kinds[::2]:
-            yield lambda s=shape, d=dtype, p=precision: convolution(s, d, p, False)
-    yield lambda: convolution(shapes[0], *kinds[1], False)
-    for dtype, precision in kinds:
-        yield lambda d=dtype, p=precision: convolution(shapes[1], d, p, True)
-
-    yield layer_norm_gradients
-    yield batch_norm_gradients
-    yield attention_gradients
-
-
-def compare(work: Work, torch: Any) -> dict[str, Any]:
-    """Median milliseconds of both, in turn, after their results agree."""
-    import portanet as pn
-    from portanet.cli.measure import Side, in_turn
-
-    pn.set_float32_matmul_precision(work.precision)
-    backend = pn.zeros(1, device="cuda").device.backend
-    kinds = [a.dtype.name if a.dtype.kind == "i" else work.dtype for a in work.arrays]
-    mine = [pn.tensor(a, k, "cuda") for a, k in zip(work.arrays, kinds, strict=True)]
-    sides = {"portanet": Side(lambda: work.ours(*mine), backend.wait)}
-    found: dict[str, Any] = {}
-    got = work.ours(*mine).astype("float32").numpy()
-    if torch is not None:
-        torch.set_float32_matmul_precision(work.precision)
-        torch.backends.cudnn.allow_tf32 = work.precision == "high"  # of convolutions
-        pairs = zip(work.arrays, kinds, strict=True)
-        theirs = [
-            torch.tensor(a, device="cuda", dtype=getattr(torch, k)) for a, k in pairs
-        ]
-        sides["torch"] = Side(
-            lambda: work.theirs(torch, *theirs), torch.cuda.synchronize
-        )
-        want = work.theirs(torch, *theirs).float().cpu().numpy()
-        found["off"] = float(np.abs(got - want).max() / (np.abs(want).mean() + 1e-30))
-        found["agrees"] = bool(found["off"] <= work.off)
-    for name, t in in_turn(sides, budget_s=1.2, sample_s=0.02).items():
-        found[name] = {
-            "median_ms": t.median_ms,
-            "low_ms": t.low_ms,
-            "high_ms": t.high_ms,
-        }
-        if work.flops:
-            found[name]["tflops"] = work.flops / t.median_ms / 1e9
-        if work.nbytes:
-            found[name]["gb_per_s"] = work.nbytes / t.median_ms / 1e6
-    if torch is not None:
-        ours, other = found["portanet"]["median_ms"], found["torch"]["median_ms"]
-        found["torch's time / ours"] = other / ours
-    return found
-
-
-def measure(first: int, by: int) -> None:
-    """Compare the workloads from number `first` on; a line of JSON for each."""
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    version = getattr(torch, "__version__", "not installed")
-    print(json.dumps(["torch", version]), flush=True)
-    for i, make in enumerate(works(by)):
-        if i < first:
-            continue
-        print(json.dumps(["next", i]), flush=True)
-        work = make()
-        name = f"{work.name} {work.dtype}" + " TF32" * (work.precision == "high")
-        print(json.dumps(["name", name]), flush=True)
-        try:
-            result: Any = compare(work, torch)
-        except Exception as why:  # the other workloads are still worth their time
-            result = f"{type(why).__name__}: {why}"
-        print(json.dumps([name, result]), flush=True)
-        if isinstance(result, str):
-            return  # whoever started this goes on in a process without that error
-
-
 def against_torch(until: float, by: int = 1) -> dict[str, Any]:
     """Each workload's result, or why it has none."""
     found: dict[str, Any] = {}
-    first, count = 0, sum(1 for _ in works(by))
-    while first < count and time.perf_counter() < until:
-        process = Process(
-            [sys.executable, __file__, "--measure", str(first), "--shrink", str(by)]
-        )
-        name, why = f"workload {first}", "its process ended"
+    first, more = 0, True
+    while more and time.perf_counter() < until:
+        command = [sys.executable, str(WORKLOADS), "--first", str(first)]
+        process = Process([*command, "--shrink", str(by)])
+        name, why, more = f"workload {first}", "its process ended", False
         try:
             while (
                 line := process.line(min(PATIENCE, until - time.perf_counter()))
             ) is not None:
-                if not line.startswith("["):
+                if not line.startswith('["'):
                     continue
                 key, value = json.loads(line)
+                if key == "end":
+                    return found
                 if key == "next":
-                    first, name = value, f"workload {value}"
+                    first, name, more = value, f"workload {value}", True
                 elif key == "name":
                     name = value
                 else:
@@ -498,6 +244,96 @@ def against_torch(until: float, by: int = 1) -> dict[str, Any]:
     return found
 
 
+# ----------------------------------------------------------------------- summary
+
+SPEED = "torch's time / ours"
+
+
+def _rate(record: dict, name: str, *way: str) -> float | None:
+    """A figure of a workload; None where there is none."""
+    found: Any = record.get("against torch", {})
+    for key in (name, *way):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _of_copy(record: dict, name: str) -> float | None:
+    """Its bytes a second, as a part of the best copy's."""
+    copies = [
+        _rate(record, "copy 64M float32", side, "gb_per_s")
+        for side in ("portanet", "torch")
+    ]
+    mine = _rate(record, name, "portanet", "gb_per_s")
+    best = max((c for c in copies if c), default=None)
+    return mine / best if mine and best else None
+
+
+def _first(record: dict, cache: str) -> float | None:
+    """Seconds until the first result, from the opening of the device on."""
+    found = record.get("cold start", {}).get(cache, {})
+    known = "open" in found and "first result" in found
+    return found["open"] + found["first result"] if known else None
+
+
+# What is to be reached: name, the figure, at least, or (with a minus) at most.
+GOALS: tuple[tuple[str, Callable[[dict], float | None], float], ...] = (
+    *(
+        (f"{name}: {SPEED}", lambda r, name=name: _rate(r, name, SPEED), least)
+        for name, least in (
+            ("matmul 4096 float32", 0.85),
+            ("matmul 8192 bfloat16", 0.6),
+            ("softmax float32", 1.0),
+            ("layer_norm float32", 1.0),
+            ("rms_norm float32", 1.0),
+            ("cross_entropy float32", 1.0),
+            ("attention float32", 0.5),
+            ("attention causal float32", 0.5),
+            ("attention bfloat16", 0.5),
+            ("attention causal bfloat16", 0.5),
+        )
+    ),
+    *(
+        (f"{name}: of a copy's bandwidth", lambda r, name=name: _of_copy(r, name), 0.9)
+        for name in (
+            "negative 64M float32",
+            "add 64M float32",
+            "add 64M bfloat16",
+            "gelu 64M float32",
+            "sum 64M float32",
+            "sum axis 0 float32",
+            "sum axis 1 float32",
+        )
+    ),
+    ("first result, empty cache, s", lambda r: _first(r, "empty cache"), -1.0),
+    ("first result, full cache, s", lambda r: _first(r, "full cache"), -0.3),
+)
+
+
+def summary(record: dict[str, Any]) -> dict[str, str]:
+    """Each goal: whether it is reached, and by what; each suite: how it ended."""
+    found = {}
+    for name in ("products", "suite on cuda", "suite on wgpu"):
+        part = record.get(name, {})
+        tail = part.get("tail") or [""]
+        reached = "yes" if part.get("status") == 0 else "NO"
+        found[name] = f"{reached}: status {part.get('status')}, {tail[-1]}"
+    for name, figure, wanted in GOALS:
+        got = figure(record)
+        if got is None:
+            found[name] = "not measured"
+            continue
+        reached = got >= wanted if wanted > 0 else got <= -wanted
+        bound = f"{'at least' if wanted > 0 else 'at most'} {abs(wanted)}"
+        found[name] = f"{'yes' if reached else 'NO'}: {got:.3g}, {bound} is wanted"
+    wrong = [
+        name
+        for name, result in record.get("against torch", {}).items()
+        if isinstance(result, dict) and not result.get("agrees", True)
+    ]
+    found["differ from torch"] = ", ".join(wrong) or "none"
+    return found
+
+
 # ------------------------------------------------------------------------ command
 
 
@@ -509,11 +345,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="a file for all that the parts print")
     # To try the script where there is no GPU: sizes are divided by it.
     parser.add_argument("--shrink", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure is not None:
-        measure(arguments.measure, arguments.shrink)
-        return
     LOG = arguments.log and arguments.log.open("w")
     start = time.perf_counter()
 
@@ -521,10 +353,8 @@ def main() -> None:
         return arguments.seconds - (time.perf_counter() - start)
 
     from portanet.backend_cuda import installed
-    from portanet.cli import machine
 
     print(", ".join(installed.usable()), flush=True)
-    record = machine.record()
     products = [sys.executable, "-c", PRODUCTS, str(arguments.shrink)]
     parts: dict[str, Callable[[], Any]] = {
         "products": lambda: run(products, 60),
@@ -536,11 +366,26 @@ def main() -> None:
         "suite on wgpu": lambda: suite("wgpu", 0.4 * left()),
         "sanitizers": lambda: sanitizers(left()),
     }
-    for name, part in parts.items():
-        record[name] = part()
-        print(name, json.dumps(record[name], indent=1), flush=True)
-        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+    record = play(parts, arguments.record)
+    print(json.dumps(record["summary"], indent=1))
     print(f"{time.perf_counter() - start:.0f} s, record: {arguments.record}")
+
+
+def play(parts: dict[str, Callable[[], Any]], to: Path) -> dict[str, Any]:
+    """Run the parts, each whatever became of those before, and write down what is known."""
+    from portanet.cli import machine
+
+    record: dict[str, Any] = {}
+    for name, part in {"machine": machine.record, **parts}.items():
+        try:
+            found = part()
+        except Exception as why:  # the other parts are still worth their time
+            found = {"status": f"{type(why).__name__}: {why}"}
+        record |= found if name == "machine" else {name: found}
+        record["summary"] = summary(record)
+        print(name, json.dumps(found, indent=1), flush=True)
+        to.write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 if __name__ == "__main__":

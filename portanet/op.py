@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,13 @@ class Op:
         if self.formula is None or self.row is None:
             own = self.kernel is not None and device.backend.has(self.kernel)
             return self.formula is not None and not own
-        able = getattr(device.backend, "sums_rows", False)
-        return able and 0 < self.row(*specs, **static) <= LONGEST_ROW
+        row = self.row(*specs, **static)
+        if not row or not getattr(device.backend, "sums_rows", False):
+            return False
+        rows = max(math.prod(x.shape) for x in specs) // row
+        return row <= LONGEST_ROW or rows >= getattr(
+            device.backend, "long_rows", rows + 1
+        )
 
     def __repr__(self) -> str:
         return f"<operator {self.name}>"

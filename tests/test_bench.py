@@ -150,17 +150,23 @@ def test_host_cost_runs(tmp_path):
 # ---- The script for a machine with an NVIDIA GPU, as far as it goes without one
 
 
-@pytest.fixture(scope="module")
-def script():
-    path = os.path.join(ROOT, "benchmarks", "cuda_on_gpu.py")
-    spec = importlib.util.spec_from_file_location("cuda_on_gpu", path)
+def benchmark(name):
+    path = os.path.join(ROOT, "benchmarks", f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
 
 
-def test_the_gpus_workloads_run_on_any_device(script):
-    names = []
+@pytest.fixture(scope="module")
+def script():
+    return benchmark("cuda_on_gpu")
+
+
+def test_the_gpus_workloads_run_on_any_device(monkeypatch):
+    script, names = benchmark("cuda_workloads"), []
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(script, "STEPS", ("mlp-64",))
     for make in script.works(1024):
         work = make()
         kinds = [
@@ -168,9 +174,52 @@ def test_the_gpus_workloads_run_on_any_device(script):
         ]
         y = work.ours(*map(pn.tensor, work.arrays, kinds))
         assert np.isfinite(y.astype("float32").numpy()).all(), work.name
-        assert work.flops or work.nbytes
+        assert work.flops or work.nbytes or work.name == "step mlp-64"
         names.append(f"{work.name} {work.dtype} {work.precision}")
-    assert len(names) == len(set(names)) == 35
+    assert len(names) == len(set(names)) == 36
+
+
+def test_a_part_of_the_gpus_run_that_fails_loses_nothing_of_the_others(
+    script, tmp_path
+):
+    to = tmp_path / "record.json"
+
+    def broken():
+        assert json.loads(to.read_text())["suite on cuda"]["status"] == 0
+        raise OSError("no more disk")
+
+    times = {"torch's time / ours": 0.9, "agrees": False}
+    parts = {
+        "suite on cuda": lambda: {"status": 0, "tail": ["3 passed"]},
+        "cold start": broken,
+        "against torch": lambda: {"matmul 4096 float32": times, "gelu": "crashed"},
+    }
+    record = script.play(parts, to)
+    assert json.loads(to.read_text()) == record
+    assert record["cold start"] == {"status": "OSError: no more disk"}
+    found = record["summary"]
+    assert found["suite on cuda"] == "yes: status 0, 3 passed"
+    speed = "matmul 4096 float32: torch's time / ours"
+    assert found[speed] == "yes: 0.9, at least 0.85 is wanted"
+    assert found["matmul 8192 bfloat16: torch's time / ours"] == "not measured"
+    assert found["first result, full cache, s"] == "not measured"
+    assert found["differ from torch"] == "matmul 4096 float32"
+
+
+def test_every_goal_of_the_gpus_run_is_of_a_workload(script):
+    measured = {
+        f"{work.name} {work.dtype}"
+        for make in benchmark("cuda_workloads").works(1024)
+        for work in (make(),)
+    }
+    side = {"gb_per_s": 3.0}
+    result = {"torch's time / ours": 0.1, "portanet": side, "torch": side}
+    cold = dict.fromkeys(("empty cache", "full cache"), {"open": 9, "first result": 9})
+    found = script.summary(
+        {"against torch": dict.fromkeys(measured, result), "cold start": cold}
+    )
+    assert not [name for name, said in found.items() if said == "not measured"]
+    assert found["first result, full cache, s"].startswith("NO: 18")
 
 
 def test_a_part_of_the_gpus_run_that_hangs_costs_only_its_time(script):

@@ -8,10 +8,11 @@ import pytest
 
 from portanet import scalars as s
 from portanet.arrays import Handle, elementwise_program, layout
-from portanet.backend_cuda import plan_of, rows
+from portanet.backend_cuda import Backend, plan_of, rows
 from portanet.backend_cuda.plan import Gpu
 from portanet.devices import get
-from portanet.dtypes import as_dtype, int32
+from portanet.dtypes import as_dtype, float32, int32
+from portanet.op import LONGEST_ROW, OPS, Spec
 from portanet.scalars import trace
 
 from .test_kernels_cpu import EPS, draw
@@ -137,6 +138,25 @@ def test_a_row_that_does_not_fit_registers_is_read_again(monkeypatch):
         check(run(slope, [g, x]), numpy_slope(*exact(g, x)), "float32")
 
 
+def test_a_row_longer_than_what_512_threads_keep():
+    x = draw((2, 16411), "float32")
+    check(run(softmax, [x]), numpy_softmax(*exact(x)), "float32")
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_rows_of_any_length_are_a_formula_where_there_are_many(name):
+    class Place:
+        backend = Backend
+
+    def takes(*shape):
+        return OPS[name].takes_formula(
+            Place, [Spec(shape, float32)], {"axis": len(shape) - 1}
+        )
+
+    assert takes(1, LONGEST_ROW) and takes(64, 50257) and takes(8, 8, LONGEST_ROW + 1)
+    assert not takes(63, LONGEST_ROW + 1)
+
+
 def test_operands_that_are_one_for_a_row_or_the_same_in_all():
     x, w, b = (
         draw((6, 40), "float32"),
@@ -208,6 +228,7 @@ def code(n, formula, count, name="float32"):
 # name: (program and words, loads of 16 bytes at least)
 CODE = {
     "softmax": (code(4096, softmax, 1), 8),
+    "softmax of 50257": (code(50257, softmax, 1), 0),
     "softmax of short rows": (code(65, softmax, 1), 0),
     "softmax of bfloat16": (code(4096, softmax, 1, "bfloat16"), 4),
     "layer norm": (of(layer_norm, [(8192, 1024), (1024,), (1024,)], ["float32"] * 3), 24),

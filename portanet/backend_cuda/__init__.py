@@ -56,8 +56,7 @@ class Launch:
         self.backend, self.lock, self.use = backend, backend._lock, host.use
         self.label = program.label or program.kernel
         self.can_fault = program.can_fault
-        options = () if program.expression is not None else ("fma",)
-        self.function = host.kernel(lower.text(program, step), step.entry, options)
+        self.function = host.kernel(*_source(program, step))
         if step.shared > 48 << 10:
             host.allow_shared(self.function, step.shared)
         self.config = (*step.grid, step.threads, 1, 1, step.shared)
@@ -131,6 +130,12 @@ def _nothing(*buffers: Buffer) -> None:
     """The launch of a result without elements."""
 
 
+def _source(program: Program, step: Step) -> tuple[str, str, tuple[str, ...]]:
+    """What is compiled for a step: the text, the entry, the options."""
+    options = () if program.expression is not None else ("fma",)
+    return lower.text(program, step), step.entry, options
+
+
 def plan_of(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     """The steps of a launch, chosen by the module of the kernel's stem."""
     if program.copies:
@@ -158,6 +163,8 @@ class Backend:
     dtypes = frozenset(ALL)
     max_operands = 60  # of one launch; CUDA allows 4 KiB of arguments
     sums_rows = True
+    # Each row is a block's, which reads it again: enough of them to fill half a large GPU.
+    long_rows = 64
     epilogues = frozenset({"matmul", "convolve"})
     copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds
@@ -215,6 +222,13 @@ class Backend:
         if direct and step.operands == tuple(range(len(step.operands))):
             return launches[0]
         return Steps(self, launches, plan)
+
+    def prepare(self, pairs: Sequence[tuple[Program, Sequence[int]]]) -> None:
+        """Compile together what these programs and words need."""
+        with self._lock:
+            self._host.use()
+            plans = [(p, plan_of(p, words, self._host.gpu)) for p, words in pairs]
+            self._host.prepare(_source(p, s) for p, made in plans for s in made.steps)
 
     def sequence(
         self, steps: Sequence[tuple[Any, tuple[int, ...]]], buffers: int

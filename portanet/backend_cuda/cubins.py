@@ -6,6 +6,8 @@ import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,32 @@ class Cubins:
 
     def get(self, text: str, name: str, options: tuple[str, ...] = ()) -> bytes:
         """The cubin of a text."""
+        return self.get_all([(text, name, options)])[0]
+
+    def get_all(
+        self, wanted: Sequence[tuple[str, str, tuple[str, ...]]]
+    ) -> list[bytes]:
+        """The cubins of texts; NVRTC compiles those that are not on disk side by side."""
+        files = [self._file(text, options) for text, _, options in wanted]
+        found = {i: self._read(file) for i, file in enumerate(files)}
+        missing = [i for i, cubin in found.items() if cubin is None]
+        if missing and not self.compiled:
+            check_compiler()
+        threads = min(len(missing), os.cpu_count() or 1)
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                made = list(pool.map(lambda i: self.compile(*wanted[i]), missing))
+        else:
+            made = [self.compile(*wanted[i]) for i in missing]
+        for i, cubin in zip(missing, made, strict=True):
+            found[i] = cubin
+            self._write(files[i], cubin)
+        self.compiled += len(made)
+        return [cubin for cubin in found.values() if cubin is not None]
+
+    def _file(self, text: str, options: tuple[str, ...]) -> Path:
         key = "\0".join((bindings_version(), self.arch, *options, text)).encode()
-        file = self.folder / f"{hashlib.sha256(key).hexdigest()}.cubin"
-        found = self._read(file)
-        if found is None:
-            found = self.compile(text, name, options)
-            self._write(file, found)
-        return found
+        return self.folder / f"{hashlib.sha256(key).hexdigest()}.cubin"
 
     def _read(self, file: Path) -> bytes | None:
         if not self.is_kept:
@@ -113,8 +134,6 @@ class Cubins:
 
     def compile(self, text: str, name: str, options: tuple[str, ...] = ()) -> bytes:
         """The cubin of a text, from NVRTC."""
-        if not self.compiled:
-            check_compiler()
         nvrtc = load("cuda.bindings.nvrtc")
         status, program = nvrtc.nvrtcCreateProgram(
             text.encode(), f"{name}.cu".encode(), 0, [], []
@@ -136,7 +155,6 @@ class Cubins:
             cubin = _filled(nvrtc, "CUBIN", program)
         finally:
             nvrtc.nvrtcDestroyProgram(program)
-        self.compiled += 1
         return cubin
 
 

@@ -13,7 +13,7 @@ import gc
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Staging:
         at = self.half * STAGING + self.top
         self.top += nbytes + -nbytes % 64
         return at
+
+
+def _name_of(text: str) -> str:
+    """By which a text and its entries are known."""
+    return "t" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------ device
@@ -261,15 +266,24 @@ class Host:
 
     # ----------------------------------------------------------------- kernels
 
+    def prepare(self, kernels: Iterable[tuple[str, str, tuple[str, ...]]]) -> None:
+        """Compile and load what is not loaded yet: (text, entry, options) of each."""
+        new = {}
+        for text, entry, options in kernels:
+            name = _name_of(text)
+            if name not in self.modules and name not in new:
+                new[name] = (f"#define PN_TEXT {name}\n{text}", entry, options)
+        if self.texts:
+            for name, (full, _, _) in new.items():
+                Path(self.texts, f"{name}.cu").write_text(full)
+        cubins = self.cubins.get_all(list(new.values()))
+        for name, cubin in zip(new, cubins, strict=True):
+            self.modules[name] = self.call("cuModuleLoadData", cubin)
+
     def kernel(self, text: str, entry: str, options: tuple[str, ...] = ()) -> Any:
         """An entry of a text, compiled and loaded."""
-        name = "t" + hashlib.sha256(text.encode()).hexdigest()[:16]
-        if name not in self.modules:
-            full = f"#define PN_TEXT {name}\n{text}"
-            if self.texts:
-                Path(self.texts, f"{name}.cu").write_text(full)
-            cubin = self.cubins.get(full, entry, options)
-            self.modules[name] = self.call("cuModuleLoadData", cubin)
+        self.prepare([(text, entry, options)])
+        name = _name_of(text)
         found = f"{entry}_{name}".encode()
         return self.call("cuModuleGetFunction", self.modules[name], found)
 

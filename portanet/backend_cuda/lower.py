@@ -90,7 +90,7 @@ def text(program: Program, step: Step) -> str:
     return _text(program, words_declared(len(step.words)), step.defines)
 
 
-@functools.lru_cache(64)  # many steps of a plan may have one text
+@functools.lru_cache(256)  # many steps of a plan may have one text
 def _text(program: Program, words: int, defines: tuple) -> str:
     if program.copies:
         program = program.one_copy

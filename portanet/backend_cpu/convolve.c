@@ -4,7 +4,7 @@
 // and w, input makes x of y and w, weight makes w of x and y: the same sum over what is
 // left.
 //
-// No matrix of patches is made. Each plane of the source is copied once, with its
+// No matrix of patches is made, but for very few results (convolve_patches.h). Each plane of the source is copied once, with its
 // border of zeros and, where the stride is s, split into s phases (every s-th element).
 // In the copy the elements that a tap takes for neighbouring results are neighbours, so
 // a vector of results is a sum of broadcast weights times vectors at start[v] +
@@ -55,6 +55,11 @@
 #define UNIT_COLUMNS ((int64_t)8 * SUM_COLUMNS)
 #define MOST_COLUMNS (8 * UNIT_COLUMNS)  // of a unit of SUM_ROWS rows
 #define SMALL_PLANE 256             // elements
+// Few results, see convolve_patches.h; the sums of a tile of them.
+#define MOST_PATCHES ((int64_t)16)
+#define LEAST_DEPTH ((int64_t)64)
+#define PATCHES 4
+#define PATCH_ROWS (VECTOR_BYTES == 64 ? 4 : 2)
 #define PIECE ((int64_t)1 << 18)    // multiply-adds worth a thread
 
 // Toward minus infinity, for b > 0.
@@ -377,6 +382,13 @@ static convolution read_words(const pn_args *args) {
     return c;
 }
 
+// Padding is multiplied too, so that of several images it is not worth it.
+static bool is_few_patches(const convolution *c) {
+    bool few = c->n <= PATCHES && c->n * c->y_size <= MOST_PATCHES;
+    few = few && !c->is_input && !c->is_weight;
+    return few && c->channels * c->kernel >= LEAST_DEPTH;
+}
+
 void PN_KERNEL(convolve)(const pn_args *args) {
     const int64_t *w = args->words;
     const pn_header *header = pn_epilogue_of(args);
@@ -394,12 +406,15 @@ void PN_KERNEL(convolve)(const pn_args *args) {
         c.epilogue = &epilogue;
         c.result = epilogue.held ? epilogue.held : pn_alloc(count * size);
     }
-    bool done = c.result && make_passes(&c, lanes);
-    bool few = false;
+    bool few = false, done = c.result;
     c.source = first + (c.is_input ? w[24] : w[22]) * size;
     c.weight = second + (c.is_weight ? w[24] : w[23]) * size;
-    done = done && find_pairs(&c, &few);
-    done = done && (is_double ? run_f64(&c, few) : run_f32(&c, few));
+    if (done && is_few_patches(&c)) {
+        done = is_double ? convolve_patches_f64(&c) : convolve_patches_f32(&c);
+    } else {
+        done = done && make_passes(&c, lanes) && find_pairs(&c, &few);
+        done = done && (is_double ? run_f64(&c, few) : run_f32(&c, few));
+    }
     if (c.epilogue && done && !c.out_of_memory)
         pn_parallel_for(count, header->grain, end_range, &c);
     if (header && !epilogue.held && c.result) pn_free(c.result, count * size);

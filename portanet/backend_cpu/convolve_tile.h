@@ -385,6 +385,7 @@ static bool TYPE(sum_weight)(convolution *c) {
 }
 
 #include "convolve_batch.h"
+#include "convolve_patches.h"
 
 static bool TYPE(run)(convolution *c, bool few) {
     if (few && TYPE(over_batch)(c)) return TYPE(convolve_batch)(c);

@@ -351,12 +351,16 @@ static bool find_pairs(convolution *c, bool *few) {
 #define TYPE(name) name##_f32
 #define FMA FMA_F32
 #define TRANSPOSE TRANSPOSE_8X8
+#define EVENS EVENS_8
+#define ODDS ODDS_8
 #include "convolve_tile.h"
 
 #define T double
 #define TYPE(name) name##_f64
 #define FMA FMA_F64
 #define TRANSPOSE TRANSPOSE_4X4
+#define EVENS EVENS_4
+#define ODDS ODDS_4
 #include "convolve_tile.h"
 
 static convolution read_words(const pn_args *args) {

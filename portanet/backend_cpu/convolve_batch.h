@@ -5,9 +5,6 @@
 
 // --- Squares of images and elements, turned ----------------------------------------
 
-typedef T TYPE(quarter) __attribute__((vector_size(32), aligned(sizeof(T))));
-#define SIDE ((int64_t)(32 / sizeof(T)))
-
 // Element j of image m goes to lane m of at[j], for m < images and j < count <= SIDE;
 // back: from there to the image.
 static void TYPE(turn_square)(T *images, int64_t step, int64_t count_images, T *const *at,

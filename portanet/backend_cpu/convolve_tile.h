@@ -1,7 +1,7 @@
 // The body of convolve.c for one type; included once for each.
 //
 // Wants T, TYPE(name) (name with the type's suffix), FMA(a, b, c), a * b + c on vectors,
-// and TRANSPOSE (vectors.h).
+// and TRANSPOSE, EVENS and ODDS (vectors.h).
 
 typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
@@ -12,7 +12,64 @@ typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T
 // x - 0 is x for every x, also for -0.
 #define SPLAT(x) ((x) - (VEC){0})
 
+typedef T TYPE(quarter) __attribute__((vector_size(32), aligned(sizeof(T))));
+#define SIDE ((int64_t)(32 / sizeof(T)))
+
 // --- The copy of a plane -----------------------------------------------------------
+
+// to[k][q] = row[q * step + k] for q < counts[k] and k < step, which is 2 or 4; `size`
+// elements of the row may be read.
+static inline __attribute__((always_inline)) void TYPE(split_row)(
+    const T *row, int64_t size, const int step, T *const *to, const int64_t *counts) {
+    int64_t q = 0, full = size / step;
+    for (int k = 0; k < step; k++) full = smaller(full, counts[k]);
+    for (; q + SIDE <= full; q += SIDE) {
+        TYPE(quarter) v[4], half[4];
+        for (int k = 0; k < step; k++)
+            v[k] = *(const TYPE(quarter) *)(row + q * step + k * SIDE);
+        for (int k = 0; k < step; k += 2)
+            half[k / 2] = EVENS(v[k], v[k + 1]), half[2 + k / 2] = ODDS(v[k], v[k + 1]);
+        if (step == 2) {
+            v[0] = half[0], v[1] = half[2];
+        } else {
+            v[0] = EVENS(half[0], half[1]), v[2] = ODDS(half[0], half[1]);
+            v[1] = EVENS(half[2], half[3]), v[3] = ODDS(half[2], half[3]);
+        }
+        for (int k = 0; k < step; k++) *(TYPE(quarter) *)(to[k] + q) = v[k];
+    }
+    for (int k = 0; k < step; k++)
+        for (int64_t i = q; i < counts[k]; i++) to[k][i] = row[i * step + k];
+}
+
+// The phases of the last axis are all its residues by the stride, 2 or 4: each row of x is
+// read once.
+static inline __attribute__((always_inline)) void TYPE(split_plane)(
+    const convolution *c, const T *x, const int step, T *to) {
+    const copied_axis *a = c->copied;
+    const int64_t lines = a[0].extent * a[1].extent, extent = a[2].extent;
+    int64_t counts[4];
+    T *start[4];
+    for (int f = 0; f < step; f++) {
+        int64_t first = start_of(a + 2, f), from = 0;
+        for (; first < 0; first += step) from++;
+        int64_t inside = first < a[2].size ? divided_up(a[2].size - first, step) : 0;
+        counts[first] = larger(smaller(inside, extent - from), 0);
+        start[first] = to + f * lines * extent + from;
+    }
+    for (int64_t f = 0; f < a[0].phases * a[1].phases; f++) {
+        int64_t s0 = start_of(a, f / a[1].phases), s1 = start_of(a + 1, f % a[1].phases);
+        int64_t line = f * step * lines * extent;
+        for (int64_t i = 0; i < a[0].extent; i++)
+            for (int64_t j = 0; j < a[1].extent; j++, line += extent) {
+                int64_t u = i * a[0].step + s0, v = j * a[1].step + s1;
+                if (u < 0 || u >= a[0].size || v < 0 || v >= a[1].size) continue;
+                T *at[4];
+                for (int k = 0; k < step; k++) at[k] = start[k] + line;
+                TYPE(split_row)(x + (u * a[1].size + v) * a[2].size, a[2].size, step, at,
+                                counts);
+            }
+    }
+}
 
 // All phases of a plane; of each row zeros, the source's elements start + q * step for q in
 // [from, end), zeros.
@@ -21,6 +78,11 @@ static void TYPE(copy_plane)(const convolution *c, const T *x, T *to) {
     const int64_t phases = a[0].phases * a[1].phases * a[2].phases;
     const int64_t extent = a[2].extent, step = a[2].step;
     memset(to, 0, (size_t)c->plane * sizeof(T));
+    if (step == a[2].phases && (step == 2 || step == 4) && a[2].size >= step * SIDE) {
+        if (step == 2) TYPE(split_plane)(c, x, 2, to);
+        else TYPE(split_plane)(c, x, 4, to);
+        return;
+    }
     for (int64_t f = 0; f < phases; f++) {
         int64_t start = start_of(a + 2, f % a[2].phases);
         int64_t s1 = start_of(a + 1, f / a[2].phases % a[1].phases);
@@ -396,6 +458,8 @@ static bool TYPE(run)(convolution *c, bool few) {
 #undef TYPE
 #undef FMA
 #undef TRANSPOSE
+#undef EVENS
+#undef ODDS
 #undef VEC
 #undef LOOSE
 #undef LANES

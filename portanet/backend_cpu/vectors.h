@@ -58,6 +58,11 @@ typedef int64_t mask8 __attribute__((vector_size(32)));
             v[i + STEP] = SHUFFLE(MASK, v[i], v[i + STEP], UNPACKED HIGH);             \
             v[i] = low;                                                                \
         }
+// Of the elements of a, then b: those at even and at odd places.
+#define EVENS_8(a, b) SHUFFLE(mask4, a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define ODDS_8(a, b) SHUFFLE(mask4, a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#define EVENS_4(a, b) SHUFFLE(mask8, a, b, 0, 2, 4, 6)
+#define ODDS_4(a, b) SHUFFLE(mask8, a, b, 1, 3, 5, 7)
 #define TRANSPOSE_8X8(v)                                                               \
     ROUND(mask4, v, 8, 1, (0, 8, 2, 10, 4, 12, 6, 14), (1, 9, 3, 11, 5, 13, 7, 15))    \
     ROUND(mask4, v, 8, 2, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15))    \

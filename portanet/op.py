@@ -69,7 +69,8 @@ class Op:
     How it is computed, one of:
         formula(*scalars, **static): elementwise; see scalars.py.
         lower(emit, *handles, **static): kernels and views; see arrays.Emitter. With a
-            formula beside it, it is for the devices that have `kernel`.
+            formula beside it, it is for the devices that have `kernel`, unless formulas
+            come first there.
         fallback(*xs, **static): the same in other operators. With a `lower` beside it, it is
             the path of a backend without `kernel`, the gradient, and the kernel's oracle.
     casts(*dtypes, **static) -> the compute type of each input of a formula.
@@ -106,7 +107,8 @@ class Op:
         """Whether a call runs the formula; else it runs what is lowered, or falls back."""
         if self.formula is None or self.row is None:
             own = self.kernel is not None and device.backend.has(self.kernel)
-            return self.formula is not None and not own
+            first = getattr(device.backend, "formulas_first", False)
+            return self.formula is not None and (first or not own)
         row = self.row(*specs, **static)
         if not row or not getattr(device.backend, "sums_rows", False):
             return False

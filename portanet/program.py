@@ -274,6 +274,7 @@ class Backend(Protocol):
     max_operands: int  # buffers that a launch may have
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     long_rows: int  # so many rows at least may have any length; may be missing
+    formulas_first: bool  # an operator that has both runs its formula, not its kernel
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
     has_tf32: bool  # products take that option; without the attribute, they do not
     halves: frozenset[

@@ -24,7 +24,7 @@ from portanet.backend_cuda.cubins import Cubins
 from portanet.devices import get
 from portanet.dtypes import as_dtype
 from portanet.program import Program
-from portanet.scalars import tanh, trace
+from portanet.scalars import maximum, rsqrt, tanh, trace
 from tests.cuda import compiled, fake
 
 ROOT = Path(__file__).parents[1]
@@ -454,6 +454,16 @@ CODE = {
     "a row for all rows": (
         elementwise(
             tanh_sum, ["float32"] * 2, "ccv", [4096, 0, 0, 0, 64, 64, 0, 1], rank=2
+        ),
+        ["LDG.E.128", "STG.E.128"],
+    ),
+    "batch norm, then ReLU": (
+        elementwise(
+            lambda x, m, v, w, b: maximum((x - m) * rsqrt(v + 1e-5) * w + b, 0),
+            ["float32"] * 5,
+            "ccvvvv",
+            [64 * 3136, *[0] * 6, 1, 64, 3136, *[0, 1, 0] * 4],
+            rank=3,
         ),
         ["LDG.E.128", "STG.E.128"],
     ),

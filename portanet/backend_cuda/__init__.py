@@ -165,6 +165,8 @@ class Backend:
     sums_rows = True
     # Each row is a block's, which reads it again: enough of them to fill half a large GPU.
     long_rows = 64
+    # An element costs its bytes, not its arithmetic; and what follows a formula joins it.
+    formulas_first = True
     epilogues = frozenset({"matmul", "convolve"})
     copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds

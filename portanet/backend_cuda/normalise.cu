@@ -7,7 +7,6 @@
 // Over channels of x (images, channels, n), with mean and var given, but for `moments`:
 //
 // moments         y = mean x, and mean (x - mean)^2, over images and n
-// channels        y = h w + b
 // channels_slope  y = w (g - mean g - h mean(g h)) / sqrt(var + eps), the means over images
 //                 and n; also the sums of g h and of g of each channel
 //
@@ -317,22 +316,4 @@ PN_ENTRY(slope, BLOCK_OF_CHANNELS)
     });
 }
 PN_EXPORT(slope)
-#endif
-
-#if defined(PN_STEP_channels)
-PN_ENTRY(channels, BLOCK_OF_CHANNELS)
-(T *y, const T *x, const T *w, const T *b, const T *mean, const T *var, PN_P P) {
-    of_all(P, [&](long long c) {
-        const T factor = w[P[6] + c] * pn_scale(var[P[9] + c] + epsilon(P));
-        const T middle = mean[P[8] + c], shift = b[P[7] + c];
-        return [=, &P](long long at) {
-            const Pack xp = *(const Pack *)(x + P[5] + at);
-            Pack made;
-#pragma unroll
-            for (int l = 0; l < PN_V; l++) made.at[l] = (xp.at[l] - middle) * factor + shift;
-            *(Pack *)(y + at) = made;
-        };
-    });
-}
-PN_EXPORT(channels)
 #endif

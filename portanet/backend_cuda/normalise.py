@@ -19,8 +19,7 @@ KEPT = 128  # bytes of a row of x that a thread keeps, and as many of g
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
-    """One step over rows, or for what needs no sums; else sums, their second part, the
-    gradient."""
+    """One step over rows; else sums, their second part, the gradient."""
     images, rows, n = words[:3]
     (which,) = program.options
     itemsize = program.inputs[0].itemsize
@@ -36,8 +35,6 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
         defines = ((f"PN_STEP_{name}", 1), ("PN_V", vector))
         return Step(name, grid, threads, operands, (*given, each), defines)
 
-    if which == "channels":
-        return Plan((step("channels", everywhere, THREADS, tuple(range(6))),))
     wanted = max(LEAST, ceil_div(pieces * rows, BLOCKS))
     each = ceil_div(wanted, LEAST) * LEAST
     blocks = ceil_div(pieces, each)

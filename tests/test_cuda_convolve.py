@@ -27,7 +27,7 @@ PRODUCTS = ("forward", "input", "weight")
 # (n, groups, channels, outputs, x, kernel, stride, padding, dilation)
 CASES = [
     (2, 1, 3, 9, (1, 7, 9), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
-    (1, 2, 17, 34, (1, 6, 6), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+    (1, 2, 17, 34, (1, 6, 6), (1, 1, 1), (1, 1, 2), (0, 0, 0), (1, 1, 1)),
     (3, 3, 1, 2, (1, 9, 8), (1, 3, 2), (1, 2, 3), (0, 2, 0), (1, 2, 1)),
     (2, 1, 5, 50, (4, 5, 6), (2, 3, 2), (2, 1, 2), (1, 0, 1), (1, 2, 1)),
     (40, 1, 2, 100, (1, 1, 30), (1, 1, 5), (1, 1, 2), (0, 0, 2), (1, 1, 1)),
@@ -159,6 +159,38 @@ def test_convolve_in_tf32_keeps_ten_bits_of_each_factor(which, entries):
     assert entries - {"combine"} == {"turn", "mma"}
 
 
+# One tap: matrices as they lie, but for the gradient of the weight.
+POINTS = [
+    (3, 2, 17, 34, (1, 4, 6), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+    (2, 1, 64, 72, (1, 8, 9), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("which", ["forward", "input"])
+@pytest.mark.parametrize("case", POINTS)
+@pytest.mark.parametrize(
+    "name, arch", [("float32", 80), ("bfloat16", 80), ("float16", 90)]
+)
+def test_convolutions_of_one_tap_are_products(case, which, name, arch, entries):
+    gpu = Gpu(arch, 2, 227 << 10)
+    launch = functools.partial(simulate.launch, entries=entries, gpu=gpu)
+    got, want, magnitude = run(case, which, name, launch)
+    bound = 64 * EPS["float32"] * magnitude + EPS[name] * np.abs(want)
+    assert np.all(np.abs(got - want) <= bound)
+    assert len(entries) == 1 and entries < {"tile", "mma", "wgmma"}
+    made = program(name, which)
+    words = convolution(case, name)[1]
+    assert all(step.of.kernel == "matmul" for step in plan_of(made, words, gpu).steps)
+
+
+def test_rows_that_pieces_do_not_fit_are_laid_channels_last(entries):
+    case = (2, 1, 24, 40, (1, 7, 7), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1))
+    launch = functools.partial(simulate.launch, entries=entries)
+    got, want, magnitude = run(case, "forward", "bfloat16", launch)
+    bound = 64 * EPS["float32"] * magnitude + EPS["bfloat16"] * np.abs(want)
+    assert np.all(np.abs(got - want) <= bound) and entries == {"turn", "mma"}
+
+
 def with_gelu(made, words, n, rows, places):
     """The same, that keeps its result and the GELU of it after a bias of `rows`."""
     t = made.outputs[0]
@@ -171,11 +203,14 @@ def with_gelu(made, words, n, rows, places):
     return made, [*words, n * rows * places, *[0] * 4, n, rows, places, 0, 1, 0]
 
 
-@pytest.mark.parametrize("which, options, last", [
-    ("forward", (), "tile"), ("forward", ("tf32",), "mma"), ("input", ("tf32",), "combine"),
+LARGE = (2, 1, 12, 70, (1, 5, 6), (1, 3, 4), (1, 2, 2), (0, 1, 1), (1, 1, 1))
+
+
+@pytest.mark.parametrize("case, which, options, last", [
+    (LARGE, "forward", (), "tile"), (LARGE, "forward", ("tf32",), "mma"),
+    (LARGE, "input", ("tf32",), "combine"), (POINTS[1], "forward", (), "tile"),
 ])  # fmt: skip
-def test_an_epilogue_is_applied_once_to_each_sum(which, options, last):
-    case = (2, 1, 12, 70, (1, 5, 6), (1, 3, 4), (1, 2, 2), (0, 1, 1), (1, 1, 1))
+def test_an_epilogue_is_applied_once_to_each_sum(case, which, options, last):
     (x, w, y), words, expected, magnitude = convolution(case, "float32")
     inputs = {"forward": [x, w], "input": [y, w]}[which]
     want = expected[which][:, 0]
@@ -233,7 +268,6 @@ CODE = {
     "forward": (plain("float32", "forward"), {"FFMA": 512}, compiled.ARCHES),
     "input": (plain("float32", "input"), {"FFMA": 512}, compiled.ARCHES),
     "weight": (plain("float32", "weight"), {"FFMA": 512}, compiled.ARCHES),
-    "1 x 1": (plain("float32", "forward", kernel=1), {"FFMA": 512}, FEW),
     "depthwise": (plain("float32", "forward", channels=1, groups=128), {}, FEW),
     "narrow": (plain("float32", "forward", channels=16), {"FFMA": 256}, FEW),
     "three axes": (plain("float32", "input", size=8, stride=2, rank=3), {"FFMA": 512}, FEW),

@@ -1,13 +1,15 @@
 """Which entries of convolve.cu a launch takes: its tile, whether the sum is split, and
-tensor cores, before which the operands are laid channels last."""
+tensor cores, before which the operands are laid channels last. What is a product of matrices
+as it lies takes matmul.cu's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from ..program import Program
+from . import matmul
 from .matmul import (
     ENOUGH,
     STAGES,
@@ -88,6 +90,8 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     first. The last one applies the epilogue."""
     own = words[:WORDS]
     product = Product(program.options[0], own)
+    if _is_of_matrices(program, product, gpu):
+        return _matmul(program, words, gpu)
     made = _plain(program.without_epilogue, product, gpu)
     if not program.has_epilogue or not made.steps:
         return made
@@ -100,6 +104,51 @@ def _plain(program: Program, product: Product, gpu: Gpu) -> Plan:
     if has_tensor_cores(program, gpu) and _is_worth_turning(product):
         return _mma(program, product, gpu)
     return _tiled(program, product)
+
+
+# ---- One tap and no stride: matrices of channels x places
+
+
+def _is_of_matrices(program: Program, product: Product, gpu: Gpu) -> bool:
+    """Whether matmul reads x and w, or y and w, where they lie, and for tensor cores rows
+    of whole pieces of 16 bytes."""
+    words, (x, _, taps) = product.words, product.places
+    is_plain = (taps, *words[13:19]) == (1, 1, 1, 1, 0, 0, 0) and words[4:7] == words[
+        7:10
+    ]
+    if product.which == "weight" or not is_plain or min(*words[2:4], x) < FEWEST:
+        return False
+    by_pieces = has_tensor_cores(program, gpu)
+    return not by_pieces or x * program.inputs[0].itemsize % 16 == 0
+
+
+def _matmul(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
+    """r[n, g] = w[g] x[n, g], or w[g]^T y[n, g], for each image and group."""
+    batch, groups, channels, rows = words[:4]
+    x, w_at = prod(words[4:7]), words[23]
+    if program.options[0] == "forward":
+        m, k, at, steps = rows, channels, words[22], (channels, 1)
+    else:
+        m, k, at, steps = channels, rows, words[24], (1, channels)
+    axes = ((batch, 0, groups * k * x), (groups, m * k, k * x))
+    shape = list(zip(*(axis for axis in axes if axis[0] > 1)))
+    sizes = [batch * groups, m, x, k, len(shape[0]) if shape else 0]
+    given = [*sizes, w_at, *steps, at, x, 1, *(n for part in shape for n in part)]
+    options = program.options[1:]
+    product = replace(program, kernel="matmul", options=options)
+    made = matmul.plan(product, (*given, *words[WORDS:]), gpu)
+    # The weight is the second input here, and the first factor there.
+    first = len(program.outputs)
+    exchanged = {first: first + 1, first + 1: first}
+    steps = tuple(
+        replace(
+            step,
+            operands=tuple(exchanged.get(i, i) for i in step.operands),
+            of=product,
+        )
+        for step in made.steps
+    )
+    return Plan(steps, made.temporaries)
 
 
 def _finished(

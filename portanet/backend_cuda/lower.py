@@ -87,6 +87,7 @@ def words_declared(count: int) -> int:
 
 def text(program: Program, step: Step) -> str:
     """All that is compiled for a step, but for its first line, which names it."""
+    program = step.of or program
     return _text(program, words_declared(len(step.words)), step.defines)
 
 

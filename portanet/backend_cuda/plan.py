@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..program import Program
+
 
 MAP_BYTES = 128  # of a CUtensorMap
 
@@ -46,6 +48,7 @@ class Step:
     defines: tuple[tuple[str, int | str], ...] = ()  # macros of this variant
     shared: int = 0  # bytes of dynamic shared memory
     maps: tuple[TensorMap, ...] = ()  # one for each operand, or none
+    of: Program | None = None  # whose text has the entry, if it is another program's
     is_table: bool = False  # operands and words are those of a pn_table; see beside.py
 
 

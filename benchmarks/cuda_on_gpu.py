@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_on_gpu.py [--seconds 450] [--log everything.txt]
 
-In turn: products by every tensor-core entry against NumPy, the seconds to the first result
-with an empty and a full cache, the operator suite on cuda, the kernels and some training steps
-beside PyTorch's where torch is installed here, and beside wgpu (NVIDIA's Vulkan), the operator
+In turn: products by every tensor-core entry against NumPy, convolutions against the cpu, the
+seconds to the first result with an empty and a full cache, the operator suite on cuda, the
+kernels and some training steps beside PyTorch's where torch is installed here, and beside wgpu (NVIDIA's Vulkan), the operator
 suite on wgpu, and some of it under compute-sanitizer (memcheck, racecheck, synccheck); in the
 end what is reached of GOALS. The record says of each part what came out, or why it did not
 run, and is written after each. Every part is a process of its own: one that crashes, or hangs
@@ -153,17 +153,26 @@ def sanitizers(seconds: float) -> dict[str, Any]:
     return made
 
 
-# Sizes that cut tiles, slices and boxes; so many tiles that Hopper takes wgmma's wide tile,
-# its narrow one, and mma.sync. argv: what the sizes are divided by.
-PRODUCTS = """
+# argv: what sizes are divided by. kinds: of each way to multiply its name, what is stored,
+# one rounding of a result, and those of two factors.
+START = """
 import sys
 import numpy as np, portanet as pn
 rng = np.random.default_rng(0)
 by = int(sys.argv[1])
 worst = {}
-for dtype in ("float16", "bfloat16", "float32", "tf32"):
-    pn.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    stored = "float32" if dtype == "tf32" else dtype
+def kinds(*names):
+    for name in names:
+        pn.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+        kept = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(name, 2.0**-24)
+        is_tf32 = name == "tf32"
+        yield name, "float32" if is_tf32 else name, kept, 2.0**-9 if is_tf32 else 0
+"""
+
+# Sizes that cut tiles, slices and boxes; so many tiles that Hopper takes wgmma's wide tile,
+# its narrow one, and mma.sync.
+PRODUCTS = f"""{START}
+for dtype, stored, kept, rounded in kinds("float16", "bfloat16", "float32", "tf32"):
     for m, n, k in ((2000, 4104, 520), (1000, 2056, 200), (300, 136, 1160), (257, 131, 97)):
         m, n, k = (max(x // by // 8 * 8, 8) if x % 8 == 0 else x for x in (m, n, k))
         for turned in ("", "a", "b", "ab"):
@@ -173,13 +182,41 @@ for dtype in ("float16", "bfloat16", "float32", "tf32"):
             x, y = (x.mT if "a" in turned else x), (y.mT if "b" in turned else y)
             a, b = x.numpy().astype("f8"), y.numpy().astype("f8")
             got, want = (x @ y).numpy().astype("f8"), a @ b
-            # One rounding of the result, of each factor for TF32, and k of the sum.
-            kept = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(dtype, 2.0**-24)
-            sums = (2.0**-9 if dtype == "tf32" else 0) + k * 2.0**-24
+            sums = rounded + k * 2.0**-24
             bound = kept * np.abs(want) + sums * (np.abs(a) @ np.abs(b)) + 1e-7
             off = float(np.max(np.abs(got - want) / bound))
             worst[dtype] = max(worst.get(dtype, 0), off)
             assert off <= 1, (dtype, m, n, k, turned, off)
+print("error / bound", worst)
+"""
+
+# Convolutions and both gradients against float64 on the cpu: whole tiles and cut ones,
+# strides, groups, one tap, and long sums in parts.
+CONVOLUTIONS = f"""{START}
+f = pn.nn.functional
+for dtype, stored, kept, rounded in kinds("bfloat16", "tf32", "float32"):
+    for n, c, o, size, taps, stride, groups in (
+        (9, 136, 128, 40, 3, 1, 1), (5, 68, 200, 33, 3, 2, 1), (4, 96, 64, 31, 5, 3, 2),
+        (8, 256, 72, 16, 1, 1, 1)):
+        if by > 1:
+            n, c, o, size = 2, max(c // by // 8 * 8, 16), max(o // by // 8 * 8, 16), 8
+        places = (size + 2 * (taps // 2) - taps) // stride + 1
+        shapes = (n, c, size, size), (o, c // groups, taps, taps), (n, o, places, places)
+        on_gpu = [pn.tensor(rng.normal(size=s), stored, "cuda") for s in shapes]
+        on_cpu = [t.to("cpu").astype("float64") for t in on_gpu]
+        def made(x, w, g):
+            def y(x, w):
+                return f.conv2d(x, w, None, stride, taps // 2, 1, groups)
+            gradients = pn.grad(lambda x, w: (y(x, w) * g).sum(), (0, 1))(x, w)
+            return [t.numpy().astype("f8") for t in (y(x, w), *gradients)]
+        results = zip(made(*on_gpu), made(*on_cpu), made(*map(pn.abs, on_cpu)))
+        terms = c // groups * taps**2, o // groups * taps**2, n * places**2
+        for k, (got, want, size_of_terms) in zip(terms, results):
+            sums = rounded + k * 2.0**-24
+            bound = kept * np.abs(want) + sums * size_of_terms + 1e-7
+            off = float(np.max(np.abs(got - want) / bound))
+            worst[dtype] = max(worst.get(dtype, 0), off)
+            assert off <= 1, (dtype, n, c, o, size, taps, stride, groups, k, off)
 print("error / bound", worst)
 """
 
@@ -312,7 +349,7 @@ GOALS: tuple[tuple[str, Callable[[dict], float | None], float], ...] = (
 def summary(record: dict[str, Any]) -> dict[str, str]:
     """Each goal: whether it is reached, and by what; each suite: how it ended."""
     found = {}
-    for name in ("products", "suite on cuda", "suite on wgpu"):
+    for name in ("products", "convolutions", "suite on cuda", "suite on wgpu"):
         part = record.get(name, {})
         tail = part.get("tail") or [""]
         reached = "yes" if part.get("status") == 0 else "NO"
@@ -356,8 +393,10 @@ def main() -> None:
 
     print(", ".join(installed.usable()), flush=True)
     products = [sys.executable, "-c", PRODUCTS, str(arguments.shrink)]
+    convolutions = [sys.executable, "-c", CONVOLUTIONS, str(arguments.shrink)]
     parts: dict[str, Callable[[], Any]] = {
         "products": lambda: run(products, 60),
+        "convolutions": lambda: run(convolutions, 60),
         "cold start": cold_start,
         "suite on cuda": lambda: suite("cuda", 0.35 * left()),
         "against torch": lambda: against_torch(

@@ -576,6 +576,32 @@ def test_tf32_is_for_who_asks_for_it():
     assert errors() == true
 
 
+def test_convolutions_of_a_compiled_function_share_what_they_turn():
+    """Replayed, also as a graph, with the bits of the calls one by one."""
+    rng = np.random.default_rng(0)
+    x = on_gpu(rng.normal(size=(2, 8, 6, 6)), "bfloat16")
+    v, w = (on_gpu(rng.normal(size=(8, 8, 3, 3)) / 9, "bfloat16") for _ in range(2))
+
+    def two(x, v, w):
+        return pn.nn.functional.conv2d(
+            pn.nn.functional.conv2d(x, v, padding=1), w, padding=1
+        )
+
+    compiled = pn.compile(two)
+    for scale in (1, 2, 4, 8):
+        y = compiled(x * scale, v, w)
+        assert np.array_equal(y.numpy(), two(x * scale, v, w).numpy())
+    words = [2, 1, 8, 8, *[1, 6, 6] * 2, 1, 3, 3, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 0]
+    few = [1, *words[1:]]
+    t, backend = x.dtype, x.device.backend
+    made = Program("convolve", (t,), (t, t), ("forward",))
+    launches = [backend.build(made, given) for given in (words, few)]
+    shared = backend.sequence(
+        [(launch, (0, 1, 2)) for launch in launches], 3
+    ).temporaries
+    assert [b.nbytes for b in shared] == [2 * 8 * 36 * 2, 8 * 9 * 8 * 2]
+
+
 HOPPER = """
 import numpy as np, portanet as pn
 from portanet.devices import get

@@ -125,6 +125,15 @@ def test_copies_into_regions_of_one_array_are_one_launch(place):
     assert written(place, lambda x, y: pn.concat([x, y]), (2, 3), (1, 3)) == [1, 1]
 
 
+def test_numbers_put_into_one_array_are_one_launch(place, tables):
+    def together(*xs):
+        return pn.stack(xs)
+
+    assert written(place, together, *[()] * 6) == [6]
+    many = written(tables, together, *[()] * 40)
+    assert many == [beside.REGIONS, 40 - beside.REGIONS]
+
+
 def test_a_region_over_another_is_written_after_it(place):
     flat = layout((4, 3), pn.float32, place)
     graph = Graph(place)
@@ -162,7 +171,8 @@ def tables():
 def copied(place, function, *shapes):
     """How many launches of a formula each elementwise work is, once they are joined."""
     graph = graph_of(place, function, *shapes)
-    beside.join(graph, place.backend.copies, place.backend.max_copied)
+    backend = place.backend
+    beside.join(graph, backend.copies, backend.max_operands, backend.max_copied)
     assert all(w.expression is None or not w.program for w in graph.work)
     return [w.program.copies if w.program else 1 for w in graph.work]
 

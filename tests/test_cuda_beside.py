@@ -190,3 +190,12 @@ def test_all_parameters_are_updated_in_one_launch_and_in_place(rule, clip):
     before = [p.value.buffer.address for p in model.parameters()]
     step(*batch)
     assert [p.value.buffer.address for p in model.parameters()] == before
+
+
+def test_many_numbers_are_put_into_one_array():
+    values = np.arange(1, 41, dtype="f4")
+    xs = [pn.tensor(v, device="cuda") for v in values]
+    step = pn.compile(lambda *xs: pn.stack([pn.sqrt(x) for x in xs]))
+    np.testing.assert_allclose(step(*xs).numpy(), np.sqrt(values), 1e-6)
+    (trace,) = [t for found in step.traces.values() for t in found]
+    assert len(trace.plan.launches) == 2

@@ -81,7 +81,10 @@ def scalars_of(text: str) -> str:
 
 
 def words_declared(count: int) -> int:
-    """Words of an entry's parameter for so many words: few sizes, so few texts."""
+    """Words of an entry's parameter for so many words: few sizes, so few texts; but all
+    parameters have to fit 4 KiB."""
+    if count > 256:
+        return count + -count % 32
     return max(8, 1 << (count - 1).bit_length())
 
 

@@ -24,6 +24,9 @@ from .walk import is_whole
 
 # Of the most bytes of temporaries alive at once, what may be added.
 LONGER = 1 / 16
+# Regions of one launch, each with a result and at least one input: their layouts are given
+# to it too.
+REGIONS = 24
 
 
 @dataclass
@@ -66,8 +69,14 @@ class _Alive:
         return True
 
 
-def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
-    """Join the work of these kernels, with at most so many buffers to bind."""
+def join(
+    graph: Graph,
+    kernels: Collection[str],
+    max_operands: int,
+    max_copied: int | None = None,
+) -> None:
+    """Join the work of these kernels, with at most so many buffers to bind; `max_copied`
+    where that differs for launches side by side."""
     if not kernels:
         return
     alive = _Alive(graph)
@@ -80,7 +89,10 @@ def join(graph: Graph, kernels: Collection[str], max_operands: int) -> None:
         if key is None:
             continue
         group = groups.get(key)
-        if group is None or not _fits(graph, group, i, alive, max_operands):
+        most = max_operands
+        if isinstance(key, Program) and max_copied is not None:
+            most = max_copied
+        if group is None or not _fits(graph, group, i, alive, most):
             done += [group] if group else []
             group = groups[key] = _Group()
         group.numbers.append(i)
@@ -158,8 +170,10 @@ def _box(graph: Graph, w: Work) -> Box | None:
     x = w.outs[0].layout
     total = graph.slots[w.outs[0].slot].nbytes // graph.device.backend.itemsize(x.dtype)
     steps = [s for n, s in zip(x.shape, x.strides, strict=True) if n > 1]
-    if not steps or is_whole(x) and x.size == total:
+    if is_whole(x) and x.size == total:
         return None
+    if not steps:
+        return ((x.offset, x.offset),)
     around = [total, *steps]
     pairs = zip(around, steps, strict=False)
     if any(s <= 0 or a % s for a, s in pairs) or steps[-1] != 1:
@@ -177,6 +191,8 @@ def _fits(
     # Results in one buffer are bound once, others each.
     bound = 1 if len(outs) == 1 else len(slots)
     if bound + len(ins) > max_operands or {home.get(s, s) for s in ins} & outs:
+        return False
+    if len(group.boxes) >= REGIONS:
         return False
     return alive.wait(group.ins, i)
 

@@ -74,7 +74,8 @@ def optimise(
         recompute.recompute(graph, memory_limit, results)
     if packs:
         pack.pack(graph, pairs, most)
-    beside.join(graph, copies, getattr(graph.device.backend, "max_copied", most))
+    copied = getattr(graph.device.backend, "max_copied", None)
+    beside.join(graph, copies, most, copied)
 
 
 def _packs(backend: Any) -> bool:

@@ -194,7 +194,7 @@ def _checked(path: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         texts = _texts(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as why:
         raise ValueError(
-            f"load: {path} is damaged or no safetensors file: {why}"
+            f"load: {path} is damaged or no safetensors file: {_other(data) or why}"
         ) from None
     arrays = {
         name: _array(path, name, entry) for name, entry in sorted(found, key=_name)
@@ -206,6 +206,22 @@ def _checked(path: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         )
     texts.pop(FORMAT, None)
     return arrays, texts
+
+
+def _other(data: bytes) -> str:
+    """What a file is that PyTorch or NumPy wrote, and the way out; "" for another."""
+    if (
+        data[:4] == b"PK\x03\x04"
+        and b"data.pkl" in data[:4096]
+        or data[:2] == b"\x80\x02"
+    ):
+        return (
+            "it is PyTorch's; there, save the state_dict with "
+            "safetensors.torch.save_file"
+        )
+    if data[:6] == b"\x93NUMPY" or data[:4] == b"PK\x03\x04":
+        return "it may be NumPy's; load it with numpy.load and pn.tensor"
+    return ""
 
 
 def _name(entry: tuple[str, Any]) -> str:

@@ -277,7 +277,7 @@ def test_samples_of_any_structure_are_collated():
 
 
 def test_a_collate_of_ones_own_gets_the_samples():
-    loader = DataLoader(numbers(3), 2, collate=len)
+    loader = DataLoader(numbers(3), 2, collate_fn=len)
     assert list(loader) == [2, 1]
 
 
@@ -480,12 +480,12 @@ def test_a_worker_s_own_timeout_is_an_error_like_others():
         raise TimeoutError("the disk sleeps")
 
     with pytest.raises(TimeoutError, match="the disk sleeps"):
-        list(DataLoader(numbers(3), 2, num_workers=1, collate=late))
+        list(DataLoader(numbers(3), 2, num_workers=1, collate_fn=late))
 
 
 def test_each_worker_is_started_once():
     started = []
-    loader = DataLoader(Uneven(), 1, num_workers=3, worker_init=started.append)
+    loader = DataLoader(Uneven(), 1, num_workers=3, worker_init_fn=started.append)
     list(loader)
     assert sorted(started) == [0, 1, 2]
 
@@ -493,7 +493,7 @@ def test_each_worker_is_started_once():
         raise ValueError(f"worker {number} can't start")
 
     with pytest.raises(ValueError, match="worker 0 can't start"):
-        list(DataLoader(Uneven(), 1, num_workers=1, worker_init=fails))
+        list(DataLoader(Uneven(), 1, num_workers=1, worker_init_fn=fails))
     assert prefetchers() == []
 
 
@@ -509,3 +509,8 @@ def test_workers_fill_batches_on_each_device(device):
     loader = DataLoader(data, 3, device=device, num_workers=3)
     found = np.concatenate([x.numpy() for (x,) in loader])
     np.testing.assert_array_equal(found, data.arrays[0])
+
+
+def test_options_of_pytorch_that_change_nothing_are_taken():
+    loader = DataLoader(numbers(3), 2, pin_memory=True, persistent_workers=True)
+    assert len(list(loader)) == 2

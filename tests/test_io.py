@@ -248,3 +248,15 @@ def test_other_readers_find_the_tensors_of_a_checkpoint(path):
     assert {k: v.tolist() for k, v in load_file(path).items()} == {
         "model.w": [1.0, 1.0]
     }
+
+
+def test_files_of_others_are_named(path):
+    start = b"PK\x03\x04\x00\x00archive/data.pkl\x80\x02"
+    for data, message in (
+        (start, "load: .* it is PyTorch's; there, save the state_dict with"),
+        (b"\x93NUMPY\x01\x00", "it may be NumPy's"),
+        (b"hello, world", "is damaged or no safetensors file: "),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            pn.load(path)

@@ -24,7 +24,7 @@ def _edges(x):
 
 def text(x) -> str:
     """`tensor([...], dtype=..., device=...)`; what is usual is left out."""
-    x = x.detach()
+    is_trained, x = x.requires_grad, x.detach()
     large = x.size > THRESHOLD
     values = _edges(x) if large else x.numpy()
     if values.dtype.name == "bfloat16":
@@ -44,4 +44,6 @@ def text(x) -> str:
         parts.append(f"dtype={x.dtype.name}")
     if x.device.type != "cpu":
         parts.append(f"device='{x.device}'")
+    if is_trained:
+        parts.append("requires_grad=True")
     return f"tensor({', '.join(parts)})"

@@ -68,13 +68,14 @@ class DataLoader:
     The order: shuffle draws another one for each pass from `generator` (its own, seeded like
     the default one, unless given); or `sampler` gives the indices, or `batch_sampler` those
     of whole batches. drop_last leaves out a last batch that is not full.
-    Samples are put together by `collate`. device: where batches go; the dataset's, or else
-    the default.
+    Samples are put together by collate_fn, by default `collate`. device: where batches go;
+    the dataset's, or else the default.
     num_workers: threads that make batches, which come in order; prefetch: how many batches
     they are ahead of the loop at most (by default two a worker; prefetch alone asks for one
     worker). What goes wrong in a thread is raised here with its traceback, and leaving the
-    loop early ends them. worker_init(i) is called once in thread i of each pass. Python runs
-    one thread at a time: workers help where samples wait for files, or for NumPy or Pillow.
+    loop early ends them. worker_init_fn(i) is called once in thread i of each pass. Python
+    runs one thread at a time: workers help where samples wait for files, or for NumPy or
+    Pillow. pin_memory and persistent_workers are PyTorch's and change nothing here.
     The random numbers of transforms depend on generator, pass and sample alone, so they are
     the same for any number of workers.
 
@@ -96,8 +97,10 @@ class DataLoader:
         device: Any = None,
         num_workers: int = 0,
         prefetch: int = 0,
-        collate: Callable[[Sequence[Any]], Any] = collate,
-        worker_init: Callable[[int], None] | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        worker_init_fn: Callable[[int], None] | None = None,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
     ):
         self.is_iterable = isinstance(dataset, IterableDataset)
         for name in () if self.is_iterable else ("__len__", "__getitem__"):
@@ -117,7 +120,8 @@ class DataLoader:
                 f"DataLoader: batch_size is an integer of at least 1, not {batch_size}"
             )
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self.collate, self.worker_init = collate, worker_init
+        self.collate_fn = collate if collate_fn is None else collate_fn
+        self.worker_init_fn = worker_init_fn
         self.num_workers = num_workers or min(prefetch, 1)
         self.prefetch = prefetch or 2 * num_workers
         self.device = None if device is None else get(device)
@@ -167,7 +171,9 @@ class DataLoader:
 
         tasks = self._indices(place)
         if self.num_workers:
-            return ahead(make, tasks, self.num_workers, self.prefetch, self.worker_init)
+            return ahead(
+                make, tasks, self.num_workers, self.prefetch, self.worker_init_fn
+            )
         return (make(task) for task in tasks)
 
     def _of_iterable(self, place: Device, key: tuple[int, ...]) -> Iterator[Any]:
@@ -179,12 +185,12 @@ class DataLoader:
                 found = list(itertools.islice(samples, self.batch_size))
                 if len(found) < (self.batch_size if self.drop_last else 1):
                     return _END
-                return _placed(self.collate(found), place)
+                return _placed(self.collate_fn(found), place)
 
         numbers = itertools.count()
         made = (make(number) for number in numbers)
         if self.num_workers:
-            made = ahead(make, numbers, 1, self.prefetch, self.worker_init)
+            made = ahead(make, numbers, 1, self.prefetch, self.worker_init_fn)
         with closing(made):
             for batch in made:
                 if batch is _END:
@@ -192,7 +198,7 @@ class DataLoader:
                 yield batch
 
     def _has_batches(self) -> bool:
-        return hasattr(self.dataset, "batch") and self.collate is collate
+        return hasattr(self.dataset, "batch") and self.collate_fn is collate
 
     def _indices(self, place: Device) -> Iterator[tuple[int, Any]]:
         """(number of the batch, its indices); samplers draw where the batches go."""
@@ -212,4 +218,4 @@ class DataLoader:
         for i, index in enumerate(found):
             with draws.sample((*key, number << 32 | i)):
                 samples.append(self.dataset[int(index)])
-        return self.collate(samples)
+        return self.collate_fn(samples)

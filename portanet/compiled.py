@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .arrays import Array, contiguous
+from .arrays import Array, Layout, contiguous
 from .autograd import Tensor
 from .autograd.tape import mode
 from .devices import chosen, default_device
@@ -234,6 +235,27 @@ class Trace:
             and self.plan.fits()
         )
 
+    def unlike(self) -> str:
+        """What is not as the trace took it for granted."""
+        found = []
+        for leaf, was_none in self.grads:
+            if was_none != (leaf.grad is None):
+                found.append(f"a gradient is {'there' if was_none else 'None'} now")
+        for module, training in self.modules:
+            if module.training != training:
+                now = "training" if module.training else "evaluating"
+                found.append(f"{type(module).__name__} is {now} now")
+        for t, was_constant in self.handles:
+            if was_constant != (t.node is None):
+                wants = "requires a" if was_constant else "wants no"
+                found.append(f"a state of shape {t.shape} {wants} gradient now")
+        for rule, state in self.optimizers:
+            if rule.state is not state:
+                found.append(f"the state of {type(rule).__name__} is another one")
+        counts = Counter(found)
+        each = [f"{what} ({n} times)" if n > 1 else what for what, n in counts.items()]
+        return "; ".join(each or ["a state or a gradient has another layout"])
+
     def snapshot(self, tensors: list[Tensor]) -> list[Any]:
         """The values of all that is assigned and all gradients, to go back to."""
         handles = [*self.assigned, *(tensors[i] for i in self.written)]
@@ -292,7 +314,7 @@ class Compiled:
         self.function = function
         self.verify, self.memory_limit = verify, memory_limit
         self.traces: dict[Any, list[Trace]] = {}
-        self.reasons: list[str] = []  # why each trace was made
+        self.made: list[tuple[Trace, Key, str]] = []  # in order; why each was made
         self.lock = threading.RLock()
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -303,28 +325,44 @@ class Compiled:
             return self.function(*args, **kwargs)
         # One call at a time: each reads the states that the one before has assigned.
         with self.lock:
-            return self._call(args, kwargs)
+            trace, tensors = self._find(args, kwargs)
+            return trace.replay(tensors)
 
-    def _call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    @property
+    def reasons(self) -> list[str]:
+        """Why each trace was made."""
+        return [why for _, _, why in self.made]
+
+    def _find(self, args: tuple, kwargs: dict) -> tuple[Trace, list[Tensor]]:
+        """The trace of such a call, made where there is none yet, and its tensors."""
         tensors: list[Tensor] = []
         if not kwargs and set(map(type, args)) == _TENSORS:  # mostly, and faster
             structure, tensors = "tensors", list(args)
         else:
             structure = flatten((args, kwargs), tensors)
-        layouts = [t.value.layout for t in tensors]
-        leaves = [t.node is None for t in tensors]
+        layouts = tuple([t.value.layout for t in tensors])
+        leaves = tuple([t.node is None for t in tensors])
         precision = get_float32_matmul_precision()
-        key = (structure, *layouts, *leaves, mode.enabled, chosen(), precision)
+        key = (structure, layouts, leaves, mode.enabled, chosen(), precision)
         known = self.traces.get(key, ())
         for trace in known:
             if trace.fits(tensors):
-                return trace.replay(tensors)
+                return trace, tensors
+        why = known[-1].unlike() if known else self._unlike(key)
         trace = Trace(self.function, args, kwargs, self.memory_limit)
-        self.reasons.append(_reason(bool(self.traces), known))
+        self.made.append((trace, key, why))
         self.traces.setdefault(key, []).append(trace)
         if self.verify:
             self._compare(trace, args, kwargs, tensors)
-        return trace.replay(tensors)
+        return trace, tensors
+
+    def _unlike(self, key: Key) -> str:
+        """What is new in a key; said of that known one which shares most with it."""
+        known = [old for _, old, _ in self.made]
+        if not known:
+            return "the first call"
+        lists = [differences(old, key) for old in reversed(known)]
+        return "; ".join(min(lists, key=lambda found: (found is OTHERS, len(found))))
 
     def _compare(self, trace: Trace, args: tuple, kwargs: dict, tensors: list) -> None:
         """Run the function eagerly and the plan on the same states, and compare."""
@@ -342,16 +380,18 @@ class Compiled:
 
     def explain(self) -> str:
         """The launches of each plan: operators, the user's lines, shapes, bytes, flops."""
-        return self._describe(lambda plan, trace: explain.rows(plan))
+        return self._describe(lambda trace: explain.rows(trace.plan))
 
     def profile(self, *args: Any, **kwargs: Any) -> str:
-        """The same with the time of each launch, run alone; nothing is changed by it."""
-        tensors: list[Tensor] = []
-        flatten((args, kwargs), tensors)
-        self(*args, **kwargs)
-        return self._describe(
-            lambda plan, trace: explain.profile(plan, trace.plan.scratch(tensors))
-        )
+        """The same with the time of each launch, run alone, of the plan for such arguments;
+        nothing is changed by it."""
+        timed, rows = self._profiled(args, kwargs)
+        return self._describe(lambda t: rows if t is timed else explain.rows(t.plan))
+
+    def _profiled(self, args: tuple, kwargs: dict) -> tuple[Trace, list[explain.Row]]:
+        with self.lock:  # a replay has the same temporaries
+            trace, tensors = self._find(args, kwargs)
+            return trace, explain.profile(trace.plan, trace.plan.scratch(tensors))
 
     def graph(self, path: Any, index: int = -1) -> None:
         """Draw a plan (the newest, or another by number) into an SVG file."""
@@ -360,41 +400,81 @@ class Compiled:
 
     def chrome_trace(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """Profile a call of these arguments into a file for chrome://tracing."""
-        tensors: list[Tensor] = []
-        flatten((args, kwargs), tensors)
-        self(*args, **kwargs)
-        plan = self._plan(-1)
-        made = explain.profile(plan, plan.scratch(tensors))
-        text = draw.chrome_trace(made, str(plan.graph.device))
+        trace, made = self._profiled(args, kwargs)
+        text = draw.chrome_trace(made, str(trace.plan.graph.device))
         Path(path).write_text(text, encoding="utf-8")
 
     def _plan(self, index: int) -> Plan:
-        traces = [t for found in self.traces.values() for t in found]
-        if not traces:
+        if not self.made:
             raise RuntimeError(
                 f"compile: {self.function} has no plan yet; call it once"
             )
-        return traces[index].plan
+        return self.made[index][0].plan
 
     def _describe(self, rows_of: Callable) -> str:
-        if not self.traces:
+        if not self.made:
             raise RuntimeError(
                 f"explain: {self.function} has no plan yet; call it once first"
             )
         parts = []
-        traces = [t for found in self.traces.values() for t in found]
-        for i, (trace, why) in enumerate(zip(traces, self.reasons, strict=True)):
+        for i, (trace, _, why) in enumerate(self.made):
             parts.append(f"plan {i} on {trace.plan.graph.device} ({why})")
-            parts.append(explain.text(trace.plan, rows_of(trace.plan, trace)))
+            parts.append(explain.text(trace.plan, rows_of(trace)))
         return "\n".join(parts)
 
 
-def _reason(any_before: bool, known: Any) -> str:
-    if not any_before:
-        return "the first call"
-    if not known:
-        return "new shapes, dtypes, devices or static arguments"
-    return "a state, a gradient or a module's mode is not what earlier traces found"
+# What is taken for granted of a call: the structure of its arguments, the layouts of their
+# tensors, which are leaves, whether gradients are recorded, device, precision of products.
+Key = tuple[Any, tuple[Layout, ...], tuple[bool, ...], bool, Any, str]
+
+
+OTHERS = ["another number of arguments, or others of them tensors"]
+
+
+def differences(old: Key, new: Key) -> list[str]:
+    """What a call has that another one had not."""
+    found = []
+    a, b = list(_statics(old[0])), list(_statics(new[0]))
+    if len(old[1]) != len(new[1]) or len(a) != len(b):
+        return OTHERS
+    if old[0] != new[0]:
+        pairs = zip(a, b, strict=True)
+        found = [
+            f"{y!r} in place of {x!r}" for x, y in pairs if _Static(x) != _Static(y)
+        ]
+        found = found or ["another structure of the arguments"]
+    for i, (x, y) in enumerate(zip(old[1], new[1], strict=True)):
+        if x is not y:
+            found.append(f"tensor {i} is {_shown(y, x)} in place of {_shown(x, y)}")
+    for i, (x, y) in enumerate(zip(old[2], new[2], strict=True)):
+        if x != y:
+            found.append(f"tensor {i} {'requires a' if x else 'wants no'} gradient now")
+    if old[3] != new[3]:
+        found.append(f"gradients are {'' if new[3] else 'not '}recorded now")
+    if old[4] is not new[4]:
+        found.append(f"the default device is {new[4]} in place of {old[4]}")
+    if old[5] != new[5]:
+        found.append(f"the precision of products is {new[5]} in place of {old[5]}")
+    return found
+
+
+def _statics(structure: Any) -> Iterator[Any]:
+    """The values of a structure that are no tensors."""
+    if isinstance(structure, str):
+        return
+    kind, *rest = structure
+    if kind == "static":
+        yield rest[0].value
+    else:
+        for part in rest:
+            yield from _statics(part[1] if kind is dict else part)
+
+
+def _shown(x: Layout, other: Layout) -> str:
+    text = f"{x.shape} {x.dtype.name} on {x.device}"
+    if (x.shape, x.dtype, x.device) != (other.shape, other.dtype, other.device):
+        return text
+    return f"{text} with strides {x.strides} from {x.offset} on"
 
 
 def _check_close(i: int, results: int, got: Any, want: Any) -> None:

@@ -232,7 +232,7 @@ def test_profile_times_each_launch_and_changes_nothing(device):
     x = pn.ones(3, device=device)
     text = run.profile(x)
     assert "GFLOP/s" in text
-    np.testing.assert_array_equal(w.numpy(), [1, 1, 1])  # one call, whatever was timed
+    np.testing.assert_array_equal(w.numpy(), [0, 0, 0])
 
 
 def test_the_graph_is_a_picture_and_the_trace_a_timeline(tmp_path, device):
@@ -250,10 +250,62 @@ def test_the_graph_is_a_picture_and_the_trace_a_timeline(tmp_path, device):
 
 
 def test_each_new_trace_is_explained(device):
-    run = pn.compile(lambda x: x + 1)
-    run(pn.ones(2, device=device))
-    run(pn.ones(3, device=device))
-    assert len(run.reasons) == 2 and "new shapes" in run.reasons[1]
+    layer, w = pn.nn.Dropout(0.5), pn.ones((3, 3), device=device)
+
+    @pn.compile
+    def run(*xs, scale=1.0):
+        y = sum(xs) * scale + w.sum()
+        if pn.is_grad_enabled() and w.requires_grad:
+            y.sum().backward()
+        return layer(y).detach()
+
+    a, b = pn.zeros((2, 3), device=device) + 1, pn.zeros((3, 3), device=device) + 1
+    run(a), run(b), run(a, a), run(a, scale=2.0), run(b.T), run(a.astype(pn.int32))
+    layer.eval(), run(a)
+    w.requires_grad_(), run(a), run(a)
+    with pn.no_grad():
+        run(a)
+    run(b.clone().requires_grad_())
+    place = a.device
+    wanted = [
+        "the first call",
+        f"tensor 0 is (3, 3) float32 on {place} in place of (2, 3) float32 on {place}",
+        "another number of arguments, or others of them tensors",
+        "another number of arguments, or others of them tensors",  # a keyword
+        f"tensor 0 is (3, 3) float32 on {place} with strides (1, 3) from 0 on in place of "
+        f"(3, 3) float32 on {place} with strides (3, 1) from 0 on",
+        f"tensor 0 is (2, 3) int32 on {place} in place of (3, 3) float32 on {place}",
+        "Dropout is evaluating now",
+        "a state of shape (3, 3) requires a gradient now",
+        "a gradient is there now",
+        "gradients are not recorded now",
+        "tensor 0 requires a gradient now",
+    ]
+    assert run.reasons == wanted
+    for k, why in enumerate(wanted):
+        assert f"plan {k} on {place} ({why})" in run.explain()
+    run(a, scale=3.0)
+    assert run.reasons[-1] == "3.0 in place of 2.0"
+
+
+def test_a_profile_is_of_the_plan_for_its_arguments(device, tmp_path):
+    w = pn.zeros(3, device=device) * 1
+
+    @pn.compile
+    def run(x, *more):
+        w.assign(w + x.sum(axis=0))
+        return x @ x.mT
+
+    large, small = pn.ones((900, 3), device=device), pn.ones((2, 3), device=device)
+    run(large), run(small), run(small, small)
+    before = w.numpy()
+    for k, args in enumerate([(large,), (small,), (small, small)]):
+        text = run.profile(*args)
+        plans = text.split("plan ")[1:]
+        assert [i for i, p in enumerate(plans) if "us in all" in p] == [k]
+        run.chrome_trace(tmp_path / "trace.json", *args)
+    np.testing.assert_array_equal(w.numpy(), before)
+    assert "us in all" in run.profile(small[:1]) and len(run.reasons) == 4
 
 
 def test_verify_compares_with_eager_and_leaves_states_right(device):

@@ -119,3 +119,18 @@ def test_an_interrupt_anywhere_leaves_all_or_nothing(device):
     gc.collect()
     assert x.device.backend.memory()["used"] <= memory + 4096
     np.testing.assert_array_equal(pn.ones(5, device=device).numpy(), np.ones(5))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_while_tracing_changes_nothing():
+    step, count = training("cpu")
+    x = pn.ones(300, device="cpu")
+    total = count_places(lambda: pn.compile(step)(x))
+    before = count()
+    for k in range(1, total, total // 40):
+        run = pn.compile(step)
+        with At(k):
+            run(x)
+        assert before <= count() <= before + 1, f"interrupted at {k}"
+        run(x)  # no trace is left open, and none half made
+        before = count()

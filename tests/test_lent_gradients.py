@@ -2,9 +2,12 @@
 holds them, and never wrong in the hands of who does."""
 
 import gc
+import json
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -406,9 +409,7 @@ def test_profiling_leaves_gradients_as_they_are():
     eager, compiled, data = training()
     in_turn(2, eager, compiled, data)
     run, parameters = compiled
-    batch = data()
-    eager[0](*batch)
-    assert "us in all" in run.profile(*batch)
+    assert "us in all" in run.profile(*data())
     check(eager[1], parameters)
     in_turn(2, eager, compiled, data)
 
@@ -586,3 +587,19 @@ def test_a_buffer_with_parts_stays_where_it_is():
     assert not _c.vacate(buffers, 0, 1)
     del part
     assert _c.vacate(buffers, 0, 1) and held.nbytes == 256
+
+
+# How much in all ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workload", ["mlp-64", "mlp-784", "resnet-9", "lstm", "gpt"])
+def test_a_step_takes_no_more_memory_than_pytorchs(workload):
+    """As benchmarks/steps/memory.py measured that; the record says when and with which."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    record = json.loads((folder / "results" / "memory.json").read_text())
+    script = [sys.executable, folder / "steps" / "memory.py"]
+    made = subprocess.run(
+        [*script, "--side", workload, "portanet"], capture_output=True, text=True
+    )
+    assert not made.returncode, made.stderr
+    assert int(made.stdout) <= record[workload]["torch_bytes"]

@@ -327,6 +327,9 @@ GOALS: tuple[tuple[str, Callable[[dict], float | None], float], ...] = (
             ("attention causal float32", 0.5),
             ("attention bfloat16", 0.5),
             ("attention causal bfloat16", 0.5),
+            ("attention 128 wide bfloat16", 0.5),
+            ("attention gradients bfloat16", 0.5),
+            ("attention gradients 128 wide bfloat16", 0.5),
         )
     ),
     *(

@@ -110,11 +110,15 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
                lambda t, x, y: t.nn.functional.cross_entropy(x, y.long()), 1,
                lambda x: np.arange(len(x), dtype=np.int32) * 7 % x.shape[1])  # fmt: skip
 
-    def attention(dtype: str, is_causal: bool) -> Work:
-        q = normal(4, 16, 2048, 64)
+    def wide(width: int) -> str:
+        return f" {width} wide" if width != 64 else ""
+
+    def attention(dtype: str, is_causal: bool, width: int) -> Work:
+        name = "attention" + wide(width) + " causal" * is_causal
+        q = normal(4, 16, 2048, width)
         batch, heads, length, width = q.shape
         return Work(
-            "attention" + " causal" * is_causal, (q, q, q), dtype,
+            name, (q, q, q), dtype,
             lambda q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=is_causal),
             lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(
                 q, k, v, is_causal=is_causal
@@ -123,9 +127,10 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             off=1e-3 if dtype == "float32" else 0.2,
         )  # fmt: skip
 
-    for dtype in ("float32", "bfloat16"):
+    attentions = ("float32", 64), ("bfloat16", 64), ("bfloat16", 128)
+    for dtype, width in attentions:
         for is_causal in (False, True):
-            yield lambda dtype=dtype, causal=is_causal: attention(dtype, causal)
+            yield lambda how=(dtype, is_causal, width): attention(*how)
 
     # Gradients of half the squared result, for each input.
     def gradients(
@@ -163,13 +168,15 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             nbytes=9 * 4.0 * x.size,
         )  # fmt: skip
 
-    def attention_gradients() -> Work:
-        q = normal(4, 16, 2048, 64)
+    def attention_gradients(dtype: str, width: int) -> Work:
+        name = f"attention gradients{wide(width)}"
+        q = normal(4, 16, 2048, width)
         batch, heads, length, width = q.shape
         return gradients(
-            "attention gradients", (q, q, q), f.scaled_dot_product_attention,
+            name, (q, q, q), f.scaled_dot_product_attention,
             lambda t, *x: t.nn.functional.scaled_dot_product_attention(*x),
             flops=14.0 * batch * heads * length**2 * width,
+            off=1e-3 if dtype == "float32" else 0.2, dtype=dtype,
         )  # fmt: skip
 
     # The stages of a ResNet, and one whose stride leaves places out: images, channels,
@@ -209,7 +216,8 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
 
     yield layer_norm_gradients
     yield batch_norm_gradients
-    yield attention_gradients
+    for how in attentions:
+        yield lambda how=how: attention_gradients(*how)
     for name in STEPS:
         yield lambda name=name: training_step(name)
 

@@ -176,7 +176,7 @@ def test_the_gpus_workloads_run_on_any_device(monkeypatch):
         assert np.isfinite(y.astype("float32").numpy()).all(), work.name
         assert work.flops or work.nbytes or work.name == "step mlp-64"
         names.append(f"{work.name} {work.dtype} {work.precision}")
-    assert len(names) == len(set(names)) == 36
+    assert len(names) == len(set(names)) == 40
 
 
 def test_a_part_of_the_gpus_run_that_fails_loses_nothing_of_the_others(

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="the simulator is built by g++"
 )
 
-# batch, heads, groups, queries, keys, width, value width, causal, dtype, mask, dropped.
-# Those of 16 bits run on tensor cores, but for heads wider than 128.
+# batch, heads, groups, queries, keys, width, value width, causal, dtype, mask, dropped,
+# scale where it is another than usual. Those of 16 bits run on tensor cores, but for heads wider than 128.
 CASES = [
     (1, 2, 1, 70, 75, 36, 20, True, "float32", None, 0.0),
     (2, 2, 2, 5, 130, 9, 5, False, "float32", "bool", 0.3),
@@ -34,13 +34,17 @@ CASES = [
     (1, 2, 1, 70, 150, 40, 24, True, "bfloat16", None, 0.0),
     (1, 1, 1, 5, 70, 9, 5, False, "float16", "bool", 0.3),
     (1, 2, 1, 66, 9, 70, 128, False, "bfloat16", "float16", 0.0),
-    (1, 2, 2, 135, 70, 16, 16, False, "float16", None, 0.5),
+    (1, 2, 2, 135, 70, 16, 16, False, "float16", None, 0.5, -0.3),
 ]
 
 
 def by_length(shape):
     """The strides of (batch, heads, length, width) in memory (batch, length, heads, width)."""
     return entry._steps(shape)
+
+
+def scale_of(case):
+    return case[11] if len(case) > 11 else case[5] ** -0.5
 
 
 def sizes(case):
@@ -51,10 +55,10 @@ def sizes(case):
 
 def words_of(case, which, views):
     """The words of a launch of contiguous inputs, `views` (offset, strides) of q, k, v, dy."""
-    b, h, g, n, m, width, values, causal, _, mask, p = case
+    b, h, g, n, m, width, values, causal, _, mask, p = case[:11]
     words = [b, h, g, n, m, width, values, int(causal), int(mask is not None)]
     words += [dropout.threshold(p) if p else 0]
-    words += [*entry._bits(width**-0.5), *entry._bits(1 / (1 - p))]
+    words += [*entry._bits(scale_of(case)), *entry._bits(1 / (1 - p))]
     for offset, strides in views[: 3 if which == "forward" else 4]:
         words += [offset, *strides[:3]]
     words += [0, 0, 0, m, 1] if mask else []
@@ -66,7 +70,7 @@ def contiguous(shape):
 
 
 def program(case, which):
-    name, mask, p = case[8:]
+    name, mask, p = case[8:11]
     f, u = as_dtype(name), as_dtype("uint32")
     rest = [as_dtype(mask)] if mask else []
     rest += [u] if p else []
@@ -82,7 +86,7 @@ def arrays(case):
     """q, k, v, dy, [mask,] [state], and where a row of 16 elements in front lies."""
     shapes, _ = sizes(case)
     rng = np.random.default_rng(0)
-    name, mask, p = case[8:]
+    name, mask, p = case[8:11]
     made = [rng.uniform(-1, 1, s).astype(name) for s in shapes]
     rest = []
     if mask:
@@ -123,7 +127,7 @@ def off_by(case, exact, rest, static):
         y, lse = entry._reference(q, k, v, *rest, **static)[:2]
         near = [64 * u * (1 + abs(x)) for x in (y, np.nan_to_num(lse, neginf=0))]
         return [*near, *(512 * u * abs(x).max() for x in made)]
-    _, groups, scale = *k.shape[:2], static["scale"]
+    _, groups, scale = *k.shape[:2], abs(static["scale"])
     wide_k, wide_v, weights, keep, lse = entry._numpy_weights(q, k, v, rest, **static)
     met = weights * keep
     y = met @ abs(wide_v)
@@ -147,7 +151,7 @@ def test_attention_and_its_gradients(case):
     """Against the definition in float64; the kernel's own results go into backward."""
     (q, k, v, dy), rest = arrays(case)
     shapes, rows = sizes(case)
-    static = {"scale": case[5] ** -0.5, "causal": case[7], "p": case[10]}
+    static = {"scale": scale_of(case), "causal": case[7], "p": case[10]}
     views = [(0, contiguous(s)) for s in shapes]
 
     def launch(which, counts, inputs):

@@ -209,7 +209,7 @@ FAULTS = (
             "attention_mma.cuh",
             "step < steps; step++) {\n        pn_wait<0>();\n        ", "", TENSORS),
     Fault("attention by tensor cores: stages that are one", "attention_mma.cuh",
-          "stages + step % 2 * (", "stages + 0 * (", TENSORS),
+          "return stages + step % 2 * STAGE;", "return stages;", TENSORS),
     Fault("attention by tensor cores: keys past the last", "attention_mma.cuh",
           "j + OTHER > keys || (f.causal && j + OTHER > low + 1), first, j, s);",
           "j > keys || (f.causal && j + OTHER > low + 1), first, j, s);",

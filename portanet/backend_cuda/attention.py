@@ -7,6 +7,7 @@ on, and a GPU with less shared memory gets narrower tiles of the other side.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,10 +74,10 @@ class TensorTile(NamedTuple):
 
     def shared(self, owns: int, itemsize: int) -> int:
         """Bytes of rows: of the own side those of scores, or also those of dp; of the other
-        side all of two stages, backward with their statistics."""
+        side two stages; backward the statistics of queries, whichever side that is."""
         pitches = (2 * self.width + 16, 2 * self.values + 16)
-        stage = self.other * (sum(pitches) + (8 if owns == 2 else 0))
-        return self.own * sum(pitches[:owns]) + 2 * stage
+        rows = self.own * sum(pitches[:owns]) + 2 * self.other * sum(pitches)
+        return rows + (8 * max(self.own, 2 * self.other) if owns == 2 else 0)
 
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
@@ -94,7 +95,12 @@ def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     given = (*words, *room, int(is_aligned), statistics)
     defines, extra = _filter(program, rest, 28 if is_forward else 32)
     if has_tensors:
+        # Only scores that a positive scale multiplies have the largest where they have it
+        # unscaled, and below a tiny one what is masked would not stay far below.
+        scale = struct.unpack("=f", struct.pack("=I", words[10]))[0]
+        scales = defines[0] != ("PN_MASK", 0) or scale < 2**-20
         defines += (("PN_WHOLE", int(is_aligned)), ("PN_ARCH", gpu.arch))
+        defines += (("PN_SCALES", int(scales)),)
 
     def step(name, owns, rows, count, most, operands) -> Step:
         choose = _tensor_tile if has_tensors else _tile
@@ -166,8 +172,8 @@ def _is_aligned(words: Sequence[int], is_forward: bool, lanes: int) -> bool:
 TENSOR_TILES = {
     ("forward", False): ((2, 64), (2, 32)),
     ("forward", True): ((2, 32), (1, 32)),
-    ("queries", False): ((2, 32), (2, 32)),
-    ("queries", True): ((1, 64), (1, 32)),
+    ("queries", False): ((2, 64), (2, 32)),
+    ("queries", True): ((2, 32), (1, 32)),
     ("keys", False): ((2, 32), (1, 32)),
     ("keys", True): ((1, 64), (1, 16)),
 }
@@ -197,7 +203,8 @@ def _tensor_tile(
     if not fits(tile) and other > 32:
         tile = tile._replace(other=32)
     if mt == 2 and not fits(tile):
-        return tile._replace(warps=8, mt=1, blocks=1)  # the same rows by more warps
+        tile = tile._replace(warps=8, mt=1, blocks=1)  # the same rows by more warps
+        return tile if tile.shared(owns, 4) <= gpu.shared else tile._replace(warps=4)
     count, rows = (groups, keys) if name == "keys" else (heads, queries)
     if mt == 2 and batch * count * ceil_div(rows, tile.own) < gpu.multiprocessors:
         return tile._replace(mt=1)

@@ -35,6 +35,7 @@ PN_DEVICE float pn_exp2(float x) {
 template <int COLUMNS> constexpr int PITCH = COLUMNS + 8;
 #define OWN_SIZE(COLUMNS) (OWN * PITCH<COLUMNS>)
 #define OTHER_SIZE(COLUMNS) (OTHER * PITCH<COLUMNS>)
+#define STAGE (OTHER_SIZE(WIDTH) + OTHER_SIZE(VALUES))
 
 // Starts to copy rows [first, first + N), zeros outside.
 template <int N, int COLUMNS> PN_DEVICE void load(S *to, const Rows &m, int first) {
@@ -149,13 +150,14 @@ PN_DEVICE void store(S *y, int b, int h, int heads, int first, int rows, int wid
         }
 }
 
-// Scales scores, to the base 2, and masks them; `own` and `other` are the first rows of both
-// sides, OF_KEYS says that the own side is that of keys. IS_EDGE: some may not be seen.
+// Scales scores (PN_SCALES; else that is a part of the exponential), and masks them; `own` and
+// `other` are the first rows of both sides, OF_KEYS says that the own side is that of keys.
+// IS_EDGE: some may not be seen.
 template <bool OF_KEYS>
 PN_DEVICE void filter(const Filter &f, float scale, bool is_edge, int own, int other,
-                    float (&s)[MT][NT][4]) {
+                      float (&s)[MT][NT][4]) {
 #pragma unroll
-    for (int m = 0; m < MT; m++)
+    for (int m = 0; PN_SCALES && m < MT; m++)
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -238,14 +240,14 @@ PN_ENTRY(forward, THREADS, PN_BLOCKS)
     const Rows key_rows = rows_of(k, P, 20, b, g, keys, (int)P[5]);
     const Rows value_rows = rows_of(v, P, 24, b, g, keys, (int)P[6]);
     const Filter f{P, b, h, queries, keys, P[7] != 0 MASK_GIVEN STATE_GIVEN};
-    const float scale = number(P, 10, 0.0f) * LOG2E;
-    const int row = first + row_of(0, 0), low = row - threadIdx.x % 32 / 4;  // the warp's first
+    const float scale = number(P, 10, 0.0f) * LOG2E, unit = PN_SCALES ? 1 : scale;
+    const int low = first + row_of(0, 0) - threadIdx.x % 32 / 4;  // the warp's first row
 #if PN_DROPS
     if (blockIdx.x + threadIdx.x == 0) f.advance(after);
 #endif
     const int end = f.causal && first + OWN < keys ? first + OWN : keys;
     auto stage_of = [&](int j) {
-        return stages + j / OTHER % 2 * (OTHER_SIZE(WIDTH) + OTHER_SIZE(VALUES));
+        return stages + j / OTHER % 2 * STAGE;
     };
     auto fetch = [&](int j) {
         if (j < end) {
@@ -278,8 +280,8 @@ PN_ENTRY(forward, THREADS, PN_BLOCKS)
                 for (int n = 0; n < NT; n++)
                     most = fmaxf(most, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
                 most = of_lanes<true>(most);
-                const float shift = most <= LOWEST ? 0 : most;  // what is masked gets 0
-                const float before = pn_exp2(top[m][half] - shift);
+                const float shift = most <= LOWEST ? 0 : most * unit;  // what is masked gets 0
+                const float before = pn_exp2(fmaf(top[m][half], unit, -shift));
                 top[m][half] = most, sum[m][half] *= before;
 #pragma unroll
                 for (int c = 0; c < VALUES / 8; c++)
@@ -289,7 +291,7 @@ PN_ENTRY(forward, THREADS, PN_BLOCKS)
                 for (int n = 0; n < NT; n++)
 #pragma unroll
                     for (int e = 2 * half; e < 2 * half + 2; e++) {
-                        s[m][n][e] = pn_exp2(s[m][n][e] - shift);
+                        s[m][n][e] = pn_exp2(fmaf(s[m][n][e], unit, -shift));
                         sum[m][half] += s[m][n][e];
                     }
             }
@@ -314,7 +316,7 @@ PN_ENTRY(forward, THREADS, PN_BLOCKS)
             const int i = first + row_of(m, 2 * half);
             if (threadIdx.x % 4 == 0 && i < queries)
                 lse[(long long)head * queries + i] =
-                    all == 0 ? -INFINITY : fmaf(top[m][half], LN2, logf(all));
+                    all == 0 ? -INFINITY : fmaf(top[m][half], unit * LN2, logf(all));
         }
     store<VALUES>(y, b, h, heads, first, queries, (int)P[6], sums, share);
 }
@@ -335,11 +337,11 @@ PN_ENTRY(queries, THREADS, PN_BLOCKS)
     const Rows key_rows = rows_of(k, P, 20, b, g, keys, (int)P[5]);
     const Rows value_rows = rows_of(v, P, 24, b, g, keys, (int)P[6]);
     const Filter f{P, b, h, queries, keys, P[7] != 0 MASK_GIVEN STATE_GIVEN};
-    const float scale = number(P, 10, 0.0f);
-    const int low = first + row_of(0, 0) - threadIdx.x % 32 / 4;  // the warp's first
+    const float scale = number(P, 10, 0.0f), unit = PN_SCALES ? 1 : scale * LOG2E;
+    const int low = first + row_of(0, 0) - threadIdx.x % 32 / 4;  // the warp's first row
     const int end = f.causal && first + OWN < keys ? first + OWN : keys;
     auto stage_of = [&](int j) {
-        return stages + j / OTHER % 2 * (OTHER_SIZE(WIDTH) + OTHER_SIZE(VALUES));
+        return stages + j / OTHER % 2 * STAGE;
     };
     auto fetch = [&](int j) {
         if (j < end) {
@@ -351,14 +353,9 @@ PN_ENTRY(queries, THREADS, PN_BLOCKS)
     load<OWN, WIDTH>(own, rows_of(q, P, 16, b, h, queries, (int)P[5]), first);
     load<OWN, VALUES>(own_of_dp, rows_of(dy, P, 28, b, h, queries, (int)P[6]), first);
     fetch(0);
-    Statistics known[MT][2];
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int i = first + row_of(m, 2 * half);
-            known[m][half] = i < queries ? of_row[head * P[39] + i] : Statistics{1e38f, 0};
-        }
+    Statistics *const known = (Statistics *)(stages + 2 * STAGE);
+    for (int at = threadIdx.x; at < OWN; at += THREADS)
+        known[at] = first + at < queries ? of_row[head * P[39] + first + at] : Statistics{1e38f, 0};
     float sums[MT][WIDTH / 8][4] = {};
     for (int j = 0; j < end; j += OTHER) {
         pn_wait<0>();
@@ -373,18 +370,20 @@ PN_ENTRY(queries, THREADS, PN_BLOCKS)
                     j, s);
         multiply<VALUES>(own_of_dp, stage + OTHER_SIZE(WIDTH), dp);
 #pragma unroll
-        for (int m = 0; m < MT; m++)
+        for (int m = 0; m < MT; m++) {
+            const Statistics both[2] = {known[row_of(m, 0)], known[row_of(m, 2)]};
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 float factor[4];
                 factors<false>(f, first + row_of(m, 0), j + column_of(n, 0), factor);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const Statistics of = known[m][e / 2];
-                    s[m][n][e] =
-                        pn_exp2(s[m][n][e] - of.lse) * (dp[m][n][e] * factor[e] - of.inner);
+                    const Statistics of = both[e / 2];
+                    const float w = pn_exp2(fmaf(s[m][n][e], unit, -of.lse));
+                    s[m][n][e] = w * (dp[m][n][e] * factor[e] - of.inner);
                 }
             }
+        }
         add<WIDTH>(s, stage, sums);
     }
     float factor[MT][2];
@@ -407,23 +406,20 @@ PN_ENTRY(keys, THREADS, PN_BLOCKS)
     const int group = blockIdx.x / tiles, first = blockIdx.x % tiles * OWN;
     const int b = group / groups, g = group % groups, many = heads / groups;
     const bool causal = P[7] != 0;
-    const float scale = number(P, 10, 0.0f);
-    const int low = first + row_of(0, 0) - threadIdx.x % 32 / 4;  // the warp's first
+    const float scale = number(P, 10, 0.0f), unit = PN_SCALES ? 1 : scale * LOG2E;
+    const int low = first + row_of(0, 0) - threadIdx.x % 32 / 4;  // the warp's first row
     // Queries before the first key see none of these. Tiles of one head follow another's.
     const int begin = causal ? first / OTHER * OTHER : 0;
     const int of_head = queries > begin ? (queries - begin + OTHER - 1) / OTHER : 0;
     const int steps = many * of_head;
-    auto stage_of = [&](int step) {
-        return stages + step % 2 * (OTHER_SIZE(WIDTH) + OTHER_SIZE(VALUES) +
-                                    OTHER * (int)(sizeof(Statistics) / sizeof(S)));
-    };
+    auto stage_of = [&](int step) { return stages + step % 2 * STAGE; };
     auto fetch = [&](int step) {
         if (step < steps) {
             const int h = g * many + step / of_head, i = begin + step % of_head * OTHER;
             S *const stage = stage_of(step), *const of_dp = stage + OTHER_SIZE(WIDTH);
             load<OTHER, WIDTH>(stage, rows_of(q, P, 16, b, h, queries, (int)P[5]), i);
             load<OTHER, VALUES>(of_dp, rows_of(dy, P, 28, b, h, queries, (int)P[6]), i);
-            Statistics *const known = (Statistics *)(of_dp + OTHER_SIZE(VALUES));
+            Statistics *const known = (Statistics *)(stages + 2 * STAGE) + step % 2 * OTHER;
             const int at = threadIdx.x * 2;
             if (at < OTHER)
                 pn_copy_async(known + at, of_row + (b * heads + h) * P[39] + i + at, true);
@@ -443,7 +439,7 @@ PN_ENTRY(keys, THREADS, PN_BLOCKS)
         if (low >= keys || (causal && i + OTHER <= low)) continue;
         const Filter f{P, b, h, queries, keys, causal MASK_GIVEN STATE_GIVEN};
         const S *const stage = stage_of(step), *const of_dp = stage + OTHER_SIZE(WIDTH);
-        const Statistics *const known = (const Statistics *)(of_dp + OTHER_SIZE(VALUES));
+        const Statistics *const known = (Statistics *)(stages + 2 * STAGE) + step % 2 * OTHER;
         float s[MT][NT][4], dp[MT][NT][4];
         multiply<WIDTH>(own, stage, s);
         filter<true>(f, scale * LOG2E, causal && i < low + MT * 16 - 1, first, i, s);
@@ -457,7 +453,7 @@ PN_ENTRY(keys, THREADS, PN_BLOCKS)
                 factors<true>(f, i + column_of(n, 0), first + row_of(m, 0), factor);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const float w = pn_exp2(s[m][n][e] - of[e % 2].lse);
+                    const float w = pn_exp2(fmaf(s[m][n][e], unit, -of[e % 2].lse));
                     s[m][n][e] = w * (dp[m][n][e] * factor[e] - of[e % 2].inner);
                     dp[m][n][e] = w * factor[e];
                 }

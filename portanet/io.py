@@ -165,6 +165,8 @@ def _digest(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
 
 def _replace(path: Path, data: bytes) -> None:
     """Put a file with this content in the place of another, in one step."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save: {path}: there is no folder {path.parent}")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as f:

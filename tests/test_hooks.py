@@ -121,3 +121,21 @@ def test_modules_of_a_dict_are_attributes():
     assert heads.low is heads["low"]
     with pytest.raises(AttributeError, match="no attribute 'high'"):
         _ = heads.high
+
+
+def test_names_with_one_more_part_in_front_are_explained():
+    layer = nn.Linear(2, 2)
+    state = {f"module.{name}": v for name, v in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="the names begin with 'module.': take it off"):
+        layer.load_state_dict(state)
+    with pytest.raises(ValueError) as e:
+        layer.load_state_dict({"other.thing": pn.ones(1)})
+    assert "begin with" not in str(e.value)
+
+
+def test_the_gradients_of_a_module_are_clipped():
+    layer = nn.Linear(1, 1, bias=False)
+    (layer(pn.ones((1, 1))) * 4).sum().backward()
+    assert nn.utils.clip_grad_norm_(layer, 1.0).item() == 4.0
+    nn.utils.clip_grad_value_(layer, 0.5)
+    assert layer.weight.grad.item() == 0.5

@@ -260,3 +260,8 @@ def test_files_of_others_are_named(path):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=message):
             pn.load(path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="save: .*there is no folder .*nowhere"):
+        pn.save({"x": pn.ones(1)}, tmp_path / "nowhere" / "x")

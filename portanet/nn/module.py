@@ -309,7 +309,7 @@ class Module:
                     f"shape: {name} is {mine[name].shape}, the state's is {value.shape}"
                 )
         if wrong:
-            listed = "\n  ".join(wrong)
+            listed = "\n  ".join(wrong + _prefix_hint(missing, unexpected))
             raise ValueError(
                 f"load_state_dict: {type(self).__name__}: nothing was loaded\n  {listed}"
             )
@@ -448,6 +448,15 @@ def _refuse_parameters(module: Module, name: str, value: Any) -> None:
             f"{type(module).__name__}: {name} holds parameters in a {type(value).__name__}"
             ", where they would not be found; give each an attribute with setattr"
         )
+
+
+def _prefix_hint(missing: list[str], unexpected: list[str]) -> list[str]:
+    """What to do where all names have one more part in front, as DataParallel's have."""
+    fronts = {name.partition(".")[0] for name in unexpected}
+    if len(fronts) != 1 or not set(missing) & {n.partition(".")[2] for n in unexpected}:
+        return []
+    front = fronts.pop() + "."
+    return [f"the names begin with {front!r}: take it off with removeprefix"]
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

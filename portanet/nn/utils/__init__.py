@@ -17,6 +17,7 @@ from ...creation import zeros
 from ...ops import elementwise as e
 from ...ops.reduce import norm
 from ...ops.shape import stack
+from ..module import Module
 from . import parametrizations, parametrize, rnn
 from .convert import parameters_to_vector, vector_to_parameters
 
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 
-def _with_gradient(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+def _with_gradient(parameters: Tensor | Module | Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(parameters, Module):
+        parameters = parameters.parameters()
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     return [p for p in given if p.grad is not None]
 
@@ -53,7 +56,9 @@ def get_total_norm(
 
 
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0
+    parameters: Tensor | Module | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
 ) -> Tensor:
     """Scale the gradients so that the norm of all together is at most max_norm.
 
@@ -80,7 +85,9 @@ def clip_grad_norm_(
     return total
 
 
-def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+def clip_grad_value_(
+    parameters: Tensor | Module | Iterable[Tensor], clip_value: float
+) -> None:
     """Limit each element of the gradients to [-clip_value, clip_value]."""
     if not clip_value >= 0:
         raise ValueError(

@@ -9,11 +9,12 @@
     lamb.py          LAMB
     muon.py          Muon, for matrices, and AdamW for the rest
     lr_scheduler.py  what changes the learning rate
+    swa_utils.py     averages of a model's weights
 
 The update of a parameter is a formula, in portanet/ops/optimise.py.
 """
 
-from . import lr_scheduler
+from . import lr_scheduler, swa_utils
 from .adam import Adam, AdamW
 from .adam_family import Adadelta, Adamax, NAdam, RAdam
 from .adaptive import Adagrad, RMSprop
@@ -38,4 +39,5 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "lr_scheduler",
+    "swa_utils",
 ]

@@ -266,8 +266,8 @@ FEW = ("80", "120")
 # (program and words, {opcode: how many at least}, architectures)
 CODE = {
     "forward": (plain("float32", "forward"), {"FFMA": 512}, compiled.ARCHES),
-    "input": (plain("float32", "input"), {"FFMA": 512}, compiled.ARCHES),
-    "weight": (plain("float32", "weight"), {"FFMA": 512}, compiled.ARCHES),
+    "input": (plain("float32", "input"), {"FFMA": 512}, FEW),
+    "weight": (plain("float32", "weight"), {"FFMA": 512}, FEW),
     "depthwise": (plain("float32", "forward", channels=1, groups=128), {}, FEW),
     "narrow": (plain("float32", "forward", channels=16), {"FFMA": 256}, FEW),
     "three axes": (plain("float32", "input", size=8, stride=2, rank=3), {"FFMA": 512}, FEW),

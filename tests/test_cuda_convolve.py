@@ -159,7 +159,7 @@ def test_convolve_in_tf32_keeps_ten_bits_of_each_factor(which, entries):
     assert entries - {"combine"} == {"turn", "mma"}
 
 
-# One tap: matrices as they lie, but for the gradient of the weight.
+# One tap: matrices as they lie.
 POINTS = [
     (3, 2, 17, 34, (1, 4, 6), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
     (2, 1, 64, 72, (1, 8, 9), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
@@ -181,6 +181,18 @@ def test_convolutions_of_one_tap_are_products(case, which, name, arch, entries):
     made = program(name, which)
     words = convolution(case, name)[1]
     assert all(step.of.kernel == "matmul" for step in plan_of(made, words, gpu).steps)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_the_weights_of_one_tap_are_summed_as_x_and_y_lie(case, entries):
+    name, arch = ("bfloat16", 80) if case else ("float16", 75)
+    gpu = Gpu(arch, 100, 64 << 10)
+    launch = functools.partial(simulate.launch, entries=entries, gpu=gpu)
+    many = (30, *POINTS[1][1:]) if case else POINTS[0]  # whose sum is split
+    got, want, magnitude = run_in_every_order(many, "weight", name, launch)
+    bound = 64 * EPS["float32"] * magnitude + EPS[name] * np.abs(want)
+    assert np.all(np.abs(got - want) <= bound)
+    assert entries == ({"mma", "combine"} if case else {"mma"})
 
 
 def test_rows_that_pieces_do_not_fit_are_laid_channels_last(entries):
@@ -275,6 +287,7 @@ CODE = {
     "mma": (plain("float16", "forward"), MMA, compiled.ARCHES),
     "mma input": (plain("float16", "input", stride=2), MMA, compiled.ARCHES),
     "mma weight": (plain("float16", "weight"), MMA, compiled.ARCHES),
+    "mma weight of points": (plain("bfloat16", "weight", kernel=1), {"HMMA": 16, "LDSM": 8}, ("80", "90a", "120")),
     "mma of 64 rows": (plain("bfloat16", "forward", channels=64), MMA, FEW),
     "mma of 32 rows": (plain("bfloat16", "weight", channels=32), {"HMMA": 16, "LDSM": 8}, FEW),
     "mma small": (plain("bfloat16", "forward", channels=200, size=7), {"HMMA": 16, "LDSM": 8}, FEW),

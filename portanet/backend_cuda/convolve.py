@@ -109,17 +109,25 @@ def _plain(program: Program, product: Product, gpu: Gpu) -> Plan:
 # ---- One tap and no stride: matrices of channels x places
 
 
+def _is_plain(product: Product) -> bool:
+    words, taps = product.words, product.places[2]
+    is_whole = words[4:7] == words[7:10]
+    return is_whole and (taps, *words[13:19]) == (1, 1, 1, 1, 0, 0, 0)
+
+
+def _has_pieces(program: Program, product: Product) -> bool:
+    """Whether rows of x and y start and end at pieces of 16 bytes."""
+    piece = 16 // program.inputs[0].itemsize
+    return not any(n % piece for n in (product.places[0], *product.words[22:25:2]))
+
+
 def _is_of_matrices(program: Program, product: Product, gpu: Gpu) -> bool:
     """Whether matmul reads x and w, or y and w, where they lie, and for tensor cores rows
-    of whole pieces of 16 bytes."""
-    words, (x, _, taps) = product.words, product.places
-    is_plain = (taps, *words[13:19]) == (1, 1, 1, 1, 0, 0, 0) and words[4:7] == words[
-        7:10
-    ]
-    if product.which == "weight" or not is_plain or min(*words[2:4], x) < FEWEST:
+    of whole pieces."""
+    least = min(*product.words[2:4], product.places[0])
+    if product.which == "weight" or not _is_plain(product) or least < FEWEST:
         return False
-    by_pieces = has_tensor_cores(program, gpu)
-    return not by_pieces or x * program.inputs[0].itemsize % 16 == 0
+    return not has_tensor_cores(program, gpu) or _has_pieces(program, product)
 
 
 def _matmul(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
@@ -240,7 +248,7 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
     turned_x = (batch, groups, channels, x, c, x_at)
     turned_y = (batch, groups, rows, y, o, y_at)
     m, n, k = product.sizes
-    phases, is_paired = 1, False
+    phases, is_paired, is_of_points = 1, False, False
     if which == "forward":
         k = c * taps
         turned = (turned_x, (groups * rows, 1, channels, taps, c, w_at))
@@ -251,6 +259,8 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
         phases = prod(stride)
         n = batch * prod(ceil_div(s, t) for s, t in zip(words[4:7], stride))
         is_paired = phases == 1 and x % 2 == 0
+    elif is_of_points := _is_plain(product) and _has_pieces(program, product):
+        turned = ()
     else:
         n = c * taps
         turned = (turned_x, turned_y)
@@ -268,11 +278,13 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
     splits = splits_of(blocks[tile], k)
     chunk = depth * ceil_div(k, depth * splits)
     splits = ceil_div(k, chunk)
-    is_along_l = which != "weight"
+    is_along_l = which != "weight" or is_of_points
     stages = STAGES.get(gpu.arch, 2)
     shared = stages * sum(slice_bytes(itemsize, b, is_along_l) for b in (bm, bn))
     kept = [images * g * columns * f for images, g, _, columns, f, _ in turned]
-    index = index_type([*kept, splits * outputs, k], [], [], max(words[22:25]))
+    read = [*kept, batch * groups * max(channels * x, rows * y)]
+    sizes = [*read, splits * outputs, k]
+    index = index_type(sizes, [], [], max(words[22:25]))
     common = product.defines(index)
     defines = {
         "PN_STEP_mma": 1,
@@ -280,6 +292,7 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
         **common,
         "PN_COMMON": _three([gcd(s, d) for s, d in zip(stride, dilation)]),
         "PN_ALONG_L": int(is_along_l),
+        "PN_POINTS": int(is_of_points),
         "PN_BM": bm,
         "PN_BN": bn,
         "PN_WM": wm,
@@ -291,20 +304,18 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
         "PN_Y_VECTOR": 1 + is_paired,
     }
     threads = bm // wm * (bn // wn) * 32
-    # Temporaries: the operands turned (3 and 4), then partial results (5). The kernels that
-    # turn read the program's inputs (1 and 2) in its order.
-    first, second = turned
-    a, b = (4, 3)
+    # Temporaries: the inputs (1 and 2) turned (3 and 4), if they are; then partial results.
+    before = [_turn(part, 3 + i, 1 + i, index) for i, part in enumerate(turned)]
+    b, a = (3, 4) if turned else (1, 2)
     step = Step(
         "mma",
         (blocks[tile] * splits, 1, 1),
         threads,
-        (0 if splits == 1 else 5, a, b),
+        (0 if splits == 1 else 3 + len(turned), a, b),
         (splits, chunk, m, n, k, *words, outputs),
         tuple(defines.items()),
         shared,
     )
-    before = [_turn(first, 3, 1, index), _turn(second, 4, 2, index)]
     return _finished(program, before, step, splits, [itemsize * n for n in kept])
 
 

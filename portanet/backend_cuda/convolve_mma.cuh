@@ -6,6 +6,7 @@
 //   forward  i = o, j = (n, p), l = (t, c)   a: [group][o][t][c]
 //   input    i = c, j = (n, u), l = (t, o)   a: [group][c][t][o]
 //   weight   i = o, j = (t, c), l = (n, p)
+// PN_POINTS: weight of one tap and no stride, where x and y are read as they lie, along p.
 // input: x at q = stride u + phase meets on each axis the taps first, first + STEP, ...
 // alone, at y's places u + corner, u + corner + DELTA, ... A block has one phase, so it sums
 // over these taps and over no zeros between them.
@@ -63,7 +64,49 @@ PN_DEVICE Part part_of(const pn_words &P, unsigned block) {
                 place(rest.rest, phases())};
 }
 
-#if PN_ALONG_L
+#if PN_POINTS
+// The pieces that a thread brings: PN_BM / LINES of a, PN_BN / LINES of b, all at one l.
+struct Bring {
+    static constexpr int ACROSS = Tile::ASlice::ACROSS, LINES = Tile::THREADS / ACROSS;
+    const PN_X0 *a, *b;
+    index_t rows[PN_BM / LINES], columns[PN_BN / LINES];  // where each begins
+    index_t a_image, b_image;                             // from one image to the next
+    Digits at, by, radix;                                 // l = (n, p); by: a step
+    int begin, end;
+
+    PN_MEMBER Bring(const Shapes &s, const Part &p, const PN_X0 *a, const PN_X0 *b)
+        : a(a + s.P[29]), b(b + s.P[27]) {
+        const int places = count(s.y()), k = (int)s.P[4], m = s.outputs(), n = s.channels();
+        const int line = threadIdx.x / ACROSS, side = threadIdx.x % ACROSS * PIECE;
+        begin = (int)((long long)p.split * s.P[1]);
+        end = begin + s.P[1] < k ? begin + (int)s.P[1] : k;
+        radix = Digits{(int)s.P[5], 1, 1, places};
+        at = digits(begin + side, radix), by = digits(Tile::DEPTH, radix);
+        a_image = (index_t)s.groups() * m * places, b_image = (index_t)s.groups() * n * places;
+#pragma unroll
+        for (int q = 0; q < PN_BM / LINES; q++)  // past the last: nobody stores its sums
+            rows[q] = s.plane(0, min(p.row + line + q * LINES, m - 1), m) * places;
+#pragma unroll
+        for (int q = 0; q < PN_BN / LINES; q++)
+            columns[q] = s.plane(0, min(p.column + line + q * LINES, n - 1), n) * places;
+    }
+    PN_MEMBER void operator()(char *stage, int) {
+        const bool is_there = at.a < radix.a;
+        const PN_X0 *const left = a + (at.a * a_image + at.d);
+        const PN_X0 *const top = b + (at.a * b_image + at.d);
+        const int line = threadIdx.x / ACROSS, side = threadIdx.x % ACROSS * PIECE;
+        PN_X0 *to = (PN_X0 *)stage + line * Tile::ASlice::PITCH + side;
+#pragma unroll
+        for (int q = 0; q < PN_BM / LINES; q++)
+            pn_copy_async(to + q * LINES * Tile::ASlice::PITCH, left + rows[q], is_there);
+        to = (PN_X0 *)(stage + Tile::ASlice::BYTES) + line * Tile::BSlice::PITCH + side;
+#pragma unroll
+        for (int q = 0; q < PN_BN / LINES; q++)
+            pn_copy_async(to + q * LINES * Tile::BSlice::PITCH, top + columns[q], is_there);
+        add(at, by, radix);
+    }
+};
+#elif PN_ALONG_L
 // The taps of one axis that a phase meets: first, first + step, ...: `count`. The first one
 // meets y's place u + corner.
 struct Met {
@@ -116,7 +159,7 @@ struct Bring {
 #pragma unroll
         for (int q = 0; q < PN_BM / LINES; q++) {
             int i = p.row + line + q * LINES;
-            if (i >= m) i = m - 1;  // whose sums nobody stores twice
+            if (i >= m) i = m - 1;  // nobody stores these sums
             rows[q] = ((index_t)p.group * m + i) * count(taps) * filled;
         }
 #pragma unroll
@@ -234,7 +277,7 @@ PN_DEVICE index_t column_at(const Shapes &s, const Part &p, int j) {
     if (!is_within(q, s.x())) return -1;
     return s.plane(n.whole, 0, s.channels()) * count(s.x()) + number(q, s.x());
 #else
-    const Cut t = cut(j, fill(s.channels()));
+    const Cut t = cut(j, PN_POINTS ? s.channels() : fill(s.channels()));
     if (t.rest >= s.channels()) return -1;
     return ((index_t)s.group * s.outputs() * s.channels() + t.rest) * count(s.taps()) + t.whole;
 #endif

@@ -124,3 +124,19 @@ def test_unique_is_numpys(device):
 def test_what_is_read_back_names_its_line_inside_compile(function):
     with pytest.raises(RuntimeError, match=r"test_sort\.py:\d+ in .* reads the value"):
         pn.compile(lambda x: function(x))(pn.ones(3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
+@pytest.mark.parametrize("n, k", [(300, 1), (33, 8), (256, 48), (1031, 48), (5000, 7)])
+def test_the_first_few_are_those_of_a_whole_sort(n, k, dtype):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 9, n), rng.integers(0, 200, n), np.arange(n) % 251]
+    x = np.array([*rows, np.arange(n)[::-1] % 249]).astype(dtype)
+    if dtype.startswith("float"):
+        x[0, ::7], x[1, ::5], x[2, 3::11] = np.nan, -np.inf, -0.0
+    t = pn.tensor(x, dtype, "cpu")
+    for largest in (True, False):
+        values, places = pn.topk(t, k, largest=largest)
+        order = pn.argsort(t, descending=largest).numpy()[:, :k]
+        np.testing.assert_array_equal(places.numpy(), order)
+        np.testing.assert_array_equal(values.numpy(), np.take_along_axis(x, order, 1))

@@ -14,6 +14,8 @@
 
 #define BLOCK ((int64_t)256)      // keys made at a time
 #define FEW ((int64_t)48)         // insertion takes n * n / 4 steps, radix 1024 and more
+#define MOST_KEPT ((int64_t)48)   // of a row that is passed over once
+#define GROUP ((int64_t)32)       // keys compared at a time, a part of BLOCK
 #define HEADS 4096                // what 12 bits of a key can be
 #define PIECE ((int64_t)1 << 13)  // elements worth a thread
 

@@ -51,6 +51,30 @@ static int64_t TYPE(select)(RECORD *a, int64_t n, int64_t kept) {
     return m;
 }
 
+// The first `kept` of a row in a, which holds them sorted while the others are passed by: few
+// are better than the last of them.
+static void TYPE(find_first)(const sorting *s, int64_t row, RECORD *a) {
+    KEY_TYPE keys[BLOCK], flip = s->is_descending ? ~(KEY_TYPE)0 : 0;
+    int64_t held = 0;
+    for (int64_t j = 0; j < s->n; j += BLOCK) {
+        int64_t count = s->n - j < BLOCK ? s->n - j : BLOCK;
+        int64_t at = s->offset + row * s->row_stride + j * s->step;
+        TYPE(pn_load_keys)(keys, s->x, s->dtype, at, s->step, count);
+        for (int64_t c = count; c < BLOCK; c++) keys[c] = ~flip;  // not better than any
+        for (int64_t c = 0; c < count; c += GROUP) {
+            KEY_TYPE last = held < s->kept ? 0 : KEY(a[held - 1]), better = held < s->kept;
+            for (int64_t l = c; l < c + GROUP; l++) better |= (keys[l] ^ flip) < last;
+            for (int64_t l = c; better && l < c + GROUP && l < count; l++) {
+                KEY_TYPE key = keys[l] ^ flip;
+                if (held == s->kept && key >= KEY(a[held - 1])) continue;
+                int64_t k = held < s->kept ? held++ : held - 1;
+                for (; k > 0 && KEY(a[k - 1]) > key; k--) a[k] = a[k - 1];
+                a[k] = MAKE(key, j + l);
+            }
+        }
+    }
+}
+
 // Elements [from, from + n) of a row, sorted, in a; all, or those that may be kept.
 static void TYPE(sort_part)(const sorting *s, int64_t row, int64_t from, int64_t n,
                             RECORD *a, RECORD *b) {
@@ -80,8 +104,10 @@ static void TYPE(do_rows)(void *context, int64_t begin, int64_t end) {
         pn_set_fault(s->args, begin, PN_NO_SCRATCH, 0, 0);
         return;
     }
+    bool are_few = s->kept <= MOST_KEPT && s->kept < s->n / 4;
     for (int64_t row = begin; row < end; row++) {
-        TYPE(sort_part)(s, row, 0, s->n, a, a + s->n);
+        if (are_few) TYPE(find_first)(s, row, a);
+        else TYPE(sort_part)(s, row, 0, s->n, a, a + s->n);
         TYPE(store_order)(s, row, a, 0, s->kept);
     }
     pn_free(a, nbytes);

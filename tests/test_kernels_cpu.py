@@ -524,7 +524,9 @@ def test_scatter(name, mode):
                 assert got.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("shape", [(1, 50_000, 1), (1, 400, 300), (2, 20_000, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 50_000, 1), (9, 5000, 1), (1, 400, 300), (2, 20_000, 3)]
+)
 def test_scatter_of_much_has_the_bits_of_one_thread(shape):
     v = draw(shape, "float32")
     indices = draw_indices((*shape[:2], 1), 101, "int32") + np.zeros(shape, np.int32)

@@ -11,7 +11,6 @@
 
 #define PIECE ((int64_t)1 << 14)  // elements worth a thread
 #define BLOCK ((int64_t)256)      // indices checked at a time
-#define SHORT ((int64_t)64)       // lines below it are not worth a block
 
 typedef struct {
     const pn_args *args;
@@ -90,9 +89,9 @@ static void copy_row(const gather *g, int64_t x, int64_t i, int64_t to) {
         report(g, &one);
 }
 
-// n neighbours of 4 bytes under int32 indices of their own: lines of few elements, whose start
-// as a block would take longer. An index counts if index + size is in [0, 2 size).
-static inline __attribute__((always_inline)) void copy_short(const gather *g, line l,
+// n neighbours of 4 bytes under int32 indices of their own: what is asked for most, and in
+// lines of few elements too. An index counts if index + size is in [0, 2 size).
+static inline __attribute__((always_inline)) void copy_plain(const gather *g, line l,
                                                              const int64_t i_step,
                                                              const int64_t x_step,
                                                              const int64_t x_axis) {
@@ -117,13 +116,13 @@ static inline __attribute__((always_inline)) void copy_short(const gather *g, li
 }
 
 // Rows [begin, end), in lines along j, or along o where there is one j.
-static void do_short_lines(void *context, int64_t begin, int64_t end) {
+static void do_plain_lines(void *context, int64_t begin, int64_t end) {
     const gather *g = context;
     if (g->count == 1) {
         line l = {.n = end - begin, .to = begin, .x = g->x_offset + begin * g->x_outer,
                   .i = g->i_offset + begin * g->i_outer};
-        if (g->i_outer == 1) copy_short(g, l, 1, g->x_outer, g->x_axis);
-        else copy_short(g, l, g->i_outer, g->x_outer, g->x_axis);
+        if (g->i_outer == 1) copy_plain(g, l, 1, g->x_outer, g->x_axis);
+        else copy_plain(g, l, g->i_outer, g->x_outer, g->x_axis);
         return;
     }
     int64_t o = begin / g->count, j = begin % g->count;
@@ -131,8 +130,8 @@ static void do_short_lines(void *context, int64_t begin, int64_t end) {
         n = g->count - j < end - r ? g->count - j : end - r;
         line l = {.n = n, .to = r, .x = g->x_offset + o * g->x_outer,
                   .i = g->i_offset + o * g->i_outer + j * g->i_axis};
-        if (g->i_axis == 1 && g->x_axis == 1) copy_short(g, l, 1, 0, 1);
-        else copy_short(g, l, g->i_axis, 0, g->x_axis);
+        if (g->i_axis == 1 && g->x_axis == 1) copy_plain(g, l, 1, 0, 1);
+        else copy_plain(g, l, g->i_axis, 0, g->x_axis);
     }
 }
 
@@ -168,7 +167,7 @@ void PN_KERNEL(gather)(const pn_args *args) {
         .x_inner = w[7], .i_offset = w[8], .i_outer = w[9], .i_axis = w[10],
         .i_inner = w[11]};
     if (g.outer * g.count * g.inner == 0) return;
-    bool is_short = g.inner == 1 && g.count < SHORT && g.itemsize == 4 && g.size < 1 << 30;
-    pn_range_fn run = is_short && g.i_dtype == PN_INT32 ? do_short_lines : do_rows;
+    bool is_plain = g.inner == 1 && g.itemsize == 4 && g.size < 1 << 30;
+    pn_range_fn run = is_plain && g.i_dtype == PN_INT32 ? do_plain_lines : do_rows;
     pn_parallel_for(g.outer * g.count, PIECE / g.inner + 1, run, &g);
 }

@@ -14,7 +14,7 @@
 #define PIECE ((int64_t)1 << 14)  // elements worth a thread
 #define CHUNK ((int64_t)64)       // the narrowest range of i that is worth a task
 #define BLOCK ((int64_t)256)      // indices checked at a time
-#define SHORT ((int64_t)64)       // lines below it are not worth a block
+#define SHORT ((int64_t)64)       // lines below it are plain even where they are few
 
 typedef struct {
     const pn_args *args;
@@ -140,9 +140,9 @@ static void do_part(const scatter *s, int64_t o, int64_t i, int64_t n, int64_t f
     }
 }
 
-// All j of o in [begin, end), of 4-byte elements each under an int32 index of its own:
-// lines of few elements, whose start as a block would take longer.
-#define DEFINE_SHORT_LINES(NAME, S, RESULT)                                            \
+// All j of o in [begin, end), of 4-byte elements each under an int32 index of its own: what
+// there is most of, and in lines of few elements too.
+#define DEFINE_PLAIN_LINES(NAME, S, RESULT)                                            \
     static void NAME(void *context, int64_t begin, int64_t end) {                      \
         const scatter *s = context;                                                    \
         for (int64_t o = begin; o < end; o++) {                                        \
@@ -164,8 +164,8 @@ static void do_part(const scatter *s, int64_t o, int64_t i, int64_t n, int64_t f
             }                                                                          \
         }                                                                              \
     }
-DEFINE_SHORT_LINES(add_short_lines, float, p + q)
-DEFINE_SHORT_LINES(set_short_lines, uint32_t, q)
+DEFINE_PLAIN_LINES(add_plain_lines, float, p + q)
+DEFINE_PLAIN_LINES(set_plain_lines, uint32_t, q)
 
 static void do_tasks(void *context, int64_t begin, int64_t end) {
     const scatter *s = context;
@@ -205,8 +205,10 @@ void PN_KERNEL(scatter)(const pn_args *args) {
         .i_inner = w[11]};
     if (s.outer * s.count * s.inner == 0) return;
     bool is_float = s.dtype == PN_FLOAT32, is_index = s.i_dtype == PN_INT32;
-    if (s.inner == 1 && s.count < SHORT && is_index && (s.is_add ? is_float : s.itemsize == 4)) {
-        pn_range_fn run = s.is_add ? add_short_lines : set_short_lines;
+    // Long lines too, where there are enough of them for the threads.
+    bool is_plain = s.inner == 1 && (s.count < SHORT || s.outer >= 2 * pn_num_threads());
+    if (is_plain && is_index && (s.is_add ? is_float : s.itemsize == 4)) {
+        pn_range_fn run = s.is_add ? add_plain_lines : set_plain_lines;
         pn_parallel_for(s.outer, PIECE / s.count + 1, run, &s);
         return;
     }

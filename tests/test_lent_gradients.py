@@ -548,7 +548,7 @@ def test_work_in_another_thread_reads_a_gradient_while_steps_go_on():
             if not np.array_equal((g @ g).numpy(), wanted):
                 wrong.append(g)
 
-    for _ in range(10):
+    for _ in range(5):
         ready, stop = threading.Event(), threading.Event()
         reader = threading.Thread(target=read, args=(parameters[2].grad, ready, stop))
         reader.start()

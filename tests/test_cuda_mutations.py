@@ -331,5 +331,6 @@ def test_kernels_read_and_write_only_what_is_theirs(sanitized):
     chosen += " or test_convolve and case0 or test_convolve and case4 or cores and 1-in"
     chosen += " or every_length and 10 or one_for_a_row or batch_norm and 49 or 132"
     chosen += " or its_gradients and (case1 or case5) or recurrent_is and gru"
+    chosen += " or updated_by_its_own and float32 or reduced_by_its_own and sum"
     status, output = sanitized.run(chosen)
     assert status == 0, output[-4000:]

@@ -386,6 +386,11 @@ def test_an_index_past_an_inner_axis_does_not_reach_the_next_row(device):
     )
     many = pn.tensor([0] * 99 + [4], device=device)
     fault(device, lambda: pn.take(x, many, axis=1), IndexError, message)
+    # Neighbours along another axis have an index each.
+    deep = pn.tensor(np.arange(40, dtype=np.float32).reshape(2, 5, 4), device=device)
+    index = pn.tensor([[[0, 5, 0, 0]], [[0, 0, 0, 0]]], device=device)
+    message = "index 5 is out of range for an axis of size 5"
+    fault(device, lambda: pn.take_along_axis(deep, index, axis=1), IndexError, message)
 
 
 def test_an_assignment_out_of_range_is_found(device):

@@ -122,7 +122,10 @@ class Op:
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """Hand the call to the most derived argument: Tensor records, Array runs."""
-        first = args[0]
+        try:
+            first = args[0]
+        except IndexError:
+            raise TypeError(f"{self.name}: nothing is given") from None
         kind = type(first)
         for a in args:
             if type(a) is not kind:

@@ -323,14 +323,22 @@ def test_the_fault_is_caught(fault, request):
         assert "AddressSanitizer" in output, output[-3000:]
 
 
-def test_kernels_read_and_write_only_what_is_theirs(sanitized):
-    """A part of the kernels' tests, built with AddressSanitizer, without a fault."""
-    chosen = "every_shape and (float32 or uint8) or every_layout or tensor_cores and 80"
-    chosen += " or rows_and_columns and argmax or test_scan and bfloat16 or test_gather"
-    chosen += " or test_scatter and add or random_has or pool_finds and bfloat16"
-    chosen += " or test_convolve and case0 or test_convolve and case4 or cores and 1-in"
-    chosen += " or every_length and 10 or one_for_a_row or batch_norm and 49 or 132"
-    chosen += " or its_gradients and (case1 or case5) or recurrent_is and gru"
-    chosen += " or updated_by_its_own and float32 or reduced_by_its_own and sum"
+# Tests of the kernels, of all kinds, that run with AddressSanitizer.
+SANITIZED = [
+    "every_shape and (float32 or uint8) or every_layout",
+    "tensor_cores and 80 or cores and 1-in",
+    "rows_and_columns and argmax or test_scan and bfloat16",
+    "test_gather or test_scatter and add or random_has or pool_finds and bfloat16",
+    "test_convolve and case0 or test_convolve and case4",
+    "every_length and 10 or one_for_a_row or batch_norm and 49 or 132",
+    "its_gradients and case1 or recurrent_is and gru",
+    "its_gradients and case5",
+    "updated_by_its_own and float32 or reduced_by_its_own and sum",
+]
+
+
+@pytest.mark.parametrize("chosen", SANITIZED)
+def test_kernels_read_and_write_only_what_is_theirs(chosen, sanitized):
+    """Kernels built with AddressSanitizer, without a fault."""
     status, output = sanitized.run(chosen)
     assert status == 0, output[-4000:]

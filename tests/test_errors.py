@@ -629,3 +629,18 @@ def test_an_attribute_that_a_module_asks_of_its_own_is_still_that_error():
 def test_public_functions_can_be_pickled():
     for f in (pn.softmax, F.softmax, pn.arange):
         assert pickle.loads(pickle.dumps(f)) is f
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: pn.add(x), r"add: it is add\(x, y\), not add\(\.\.\.\)"),
+        (lambda x: pn.exp(x, 3), r"exp: it is exp\(x\), not exp\(\.\.\., \.\.\.\)"),
+        (lambda x: pn.where(x), r"where: it is where\(condition, x, y\), not"),
+        (lambda x: pn.add(x, x, axis=1), r"not add\(\.\.\., \.\.\., axis=\.\.\.\)"),
+        (lambda x: pn.add(), "add: nothing is given"),
+    ],
+)
+def test_a_call_with_other_arguments_is_told_the_right_ones(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(pn.ones(2))

@@ -108,11 +108,20 @@ def elementwise(
     `types` says how dtypes combine (see _TYPES); `grad` is "formula" (derived), None, or one
     function an input; `domain` is where the tests draw each input from.
     """
-    arity = formula.__code__.co_argcount
+    code = formula.__code__
+    arity = code.co_argcount
+    inputs = code.co_varnames[:arity]
+    options = code.co_varnames[arity : arity + code.co_kwonlyargcount]
     domains = [domain] * arity if isinstance(domain[0], float | int) else list(domain)
     pick = _picker(types)
 
     def rule(*specs: Spec, **static) -> Spec:
+        if len(specs) != arity or not static.keys() <= {*options}:
+            given = [*("..." for _ in specs), *(f"{k}=..." for k in static)]
+            raise TypeError(
+                f"{name}: it is {name}({', '.join([*inputs, *options])}), "
+                f"not {name}({', '.join(given)})"
+            )
         shape = broadcast(name, [x.shape for x in specs])
         computed, result = pick(*(x.dtype for x in specs), **static)
         if not callable(types):

@@ -297,6 +297,9 @@ def adaptive_avg_pooling(rank: int, x: Any, output_size: Any, *, name: str = "")
         raise TypeError(f"{name}: a floating dtype is needed, not {x.dtype.name}")
     y = _batched(name, x, rank)
     size = _adapted(name, output_size, y, rank)
+    if all(out == 1 for out in size):
+        y = mean(y, axis=tuple(range(2, 2 + rank)), keepdims=True)
+        return _unbatched(y, x, rank)
     if all(n % out == 0 for n, out in zip(y.shape[2:], size, strict=True)):
         shape = list(y.shape[:2])
         for n, out in zip(y.shape[2:], size, strict=True):

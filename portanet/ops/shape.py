@@ -47,7 +47,7 @@ def as_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape from an integer or a sequence of them."""
     sizes = shape if isinstance(shape, tuple | list) else (shape,)
     try:
-        return tuple(operator.index(n) for n in sizes)
+        return tuple(map(operator.index, sizes))
     except TypeError:
         raise TypeError(f"{name}: a shape is made of integers, not {shape!r}") from None
 
@@ -95,9 +95,11 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
     (2, 3)
     """
     sizes = as_shape("reshape", shape)
-    if any(n < -1 for n in sizes) or sizes.count(-1) > 1:
-        raise ValueError(f"reshape: {sizes} may hold one -1 and no other negative size")
-    if -1 in sizes:
+    if min(sizes, default=0) < 0:
+        if min(sizes) < -1 or sizes.count(-1) > 1:
+            raise ValueError(
+                f"reshape: {sizes} may hold one -1 and no other negative size"
+            )
         known = math.prod(n for n in sizes if n != -1)
         total = math.prod(x.shape)
         if not known or total % known:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .arrays import Array, Layout, contiguous
-from .autograd import Tensor
+from .autograd import Tensor, tensor_of
 from .autograd.tape import mode
 from .devices import chosen, default_device
 from .compiler import draw, explain
@@ -134,7 +134,7 @@ class Trace:
 
     def _input(self, tracer: Tracer, t: Tensor, i: int) -> Tensor:
         """What the function gets for an argument; a leaf for a leaf."""
-        made = Tensor(tracer.argument(t.value, i))
+        made = tensor_of(tracer.argument(t.value, i))
         if mode.enabled and _has_history(t):
             raise TraceError(
                 f"compile: argument {i} is a result with a history, through which no "
@@ -190,7 +190,7 @@ class Trace:
         targets = {n: Target(i, "value") for n, i in written}
         targets |= {states + k: Target(t, "value") for k, t in enumerate(self.assigned)}
         targets |= {
-            i: Target(self.own.get(id(leaf), leaf), "grad", Tensor)
+            i: Target(self.own.get(id(leaf), leaf), "grad", tensor_of)
             for leaf, i in self.graded
         }
         self.plan = Plan(graph, replaced, targets)
@@ -284,7 +284,7 @@ class Trace:
         leaves = [self._leaf(x, tensors) for x in self.cleared]
         calls = [(setattr, leaf, "grad", None) for leaf in leaves]
         made = self.plan.run(tensors, self.count, calls)
-        return unflatten(self.structure, map(Tensor, made))
+        return unflatten(self.structure, map(tensor_of, made))
 
 
 def _has_history(t: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays
-from .autograd import Tensor
+from .autograd import Tensor, tensor_of
 from .autograd.tape import mode
 from .devices import Device, default_device, get
 from .dtypes import Dtype, as_dtype, float32, from_numpy, int32, int64
@@ -67,12 +67,12 @@ def tensor(
             made = e.astype(made, dtype)
         if device is not None:
             made = made.to(get(device))
-        return Tensor(made.value).requires_grad_(requires_grad)
+        return tensor_of(made.value).requires_grad_(requires_grad)
     values = _as_numpy(data)
     chosen = _inferred(values, data) if dtype is None else as_dtype(dtype)
     _check_integer(values, chosen)
     made = arrays.from_numpy(values, chosen, _place(device))
-    return Tensor(made).requires_grad_(requires_grad)
+    return tensor_of(made).requires_grad_(requires_grad)
 
 
 def _as_numpy(data: Any) -> np.ndarray:
@@ -139,7 +139,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     place = get(f"cuda:{number}")
     buffer, dtype, shape, strides, offset = place.backend.borrow(x)
     seen = arrays.layout(shape, dtype, place, strides, offset)
-    shared = Tensor(arrays.Array(buffer, seen))
+    shared = tensor_of(arrays.Array(buffer, seen))
     if copy:
         return tensor(shared.numpy(), device=place if device is None else device)
     return shared if device is None else shared.to(device)
@@ -149,8 +149,8 @@ def _number(value: Any, dtype: Dtype, device: Device) -> Tensor:
     arrays.check_dtype(dtype, device, "full")
     try:
         if mode.tracer is not None:
-            return Tensor(mode.tracer.number(value, dtype, device))
-        return Tensor(arrays.constant(value, dtype, device))
+            return tensor_of(mode.tracer.number(value, dtype, device))
+        return tensor_of(arrays.constant(value, dtype, device))
     except OverflowError:
         raise OverflowError(f"full: {value} does not fit {dtype.name}") from None
     except ValueError:  # of int(nan)
@@ -177,7 +177,7 @@ def full(
         fill_value = fill_value.item()
     chosen = as_dtype(type(fill_value) if dtype is None else dtype)
     one = _number(fill_value, chosen, _place(device))
-    return Tensor(broadcast_to(one, sizes).value).requires_grad_(requires_grad)
+    return tensor_of(broadcast_to(one, sizes).value).requires_grad_(requires_grad)
 
 
 def _sizes(name: str, shape: tuple) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays
-from .autograd import Tensor, no_grad
+from .autograd import Tensor, no_grad, tensor_of
 from .devices import Device, default_device
 from .devices import get as get_device
 from .dtypes import as_dtype, float32, float64, int32, uint32
@@ -50,7 +50,7 @@ class Generator:
 
     def _put(self, device: Device, words: list[int]) -> None:
         """Assign a state: compiled functions hold its tensor, so it stays the same one."""
-        made = Tensor(arrays.from_numpy(np.array(words, np.uint32), uint32, device))
+        made = tensor_of(arrays.from_numpy(np.array(words, np.uint32), uint32, device))
         with no_grad():
             self.states.setdefault(device, made).assign(made)
 
@@ -278,4 +278,4 @@ def permutation(
         np.uint64
     )
     order = np.argsort(keys, kind="stable").astype(np.int32)
-    return Tensor(arrays.from_numpy(order, int32, high.device))
+    return tensor_of(arrays.from_numpy(order, int32, high.device))

@@ -27,6 +27,19 @@ FUNCTIONS = {
     "cat": "concat",
     "clamp": "clip",
     "clone": "x.clone()",
+    **{
+        f"{kind}Tensor": f"tensor(data, dtype={dtype})"
+        for kind, dtype in {
+            "Bool": "bool",
+            "Byte": "uint8",
+            "Int": "int32",
+            "Long": "int64",
+            "Half": "float16",
+            "BFloat16": "bfloat16",
+            "Float": "float32",
+            "Double": "float64",
+        }.items()
+    },
     "concatenate": "concat",
     "cuda": 'devices(), and "cuda" as the name of a device',
     "cumprod": "cumulative_prod",
@@ -59,6 +72,7 @@ FUNCTIONS = {
     "ne": "not_equal",
     "neg": "negative",
     "numel": "x.size",
+    "Parameter": "nn.Parameter",
     "permute": "permute_dims",
     "randperm": "permutation",
     "rand_like": "rand(x.shape, device=x.device)",

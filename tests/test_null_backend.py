@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.autograd import tensor_of
 from portanet.arrays import Array, from_numpy
 from portanet.devices import _open, get, report
 from portanet.devices import Device as DeviceOf
@@ -22,7 +23,7 @@ def place():
 
 def empty(place, *shape, dtype="float32"):
     dtype = as_dtype(dtype)
-    return pn.Tensor(from_numpy(np.zeros(shape, dtype.numpy), dtype, place))
+    return tensor_of(from_numpy(np.zeros(shape, dtype.numpy), dtype, place))
 
 
 def launches(place, call):

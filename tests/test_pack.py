@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.autograd import tensor_of
 from portanet import nn, optim
 from portanet.compiler import memory, pack
 from portanet.devices import Device
@@ -299,7 +300,7 @@ def test_a_part_of_a_buffer_is_a_buffer():
     np.testing.assert_array_equal(
         backend.read(part, pn.float32, 3, 5), np.arange(67, 72)
     )
-    seen = pn.Tensor(
+    seen = tensor_of(
         type(x.value)(part, pn.zeros(20, device="wgpu").exp().value.layout)
     )
     del x

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.autograd import tensor_of
 from portanet.arrays import Handle, from_numpy, layout
 from portanet.autograd.tape import mode
 from portanet.compiler import fold, fuse, hoist, inline, memory, order
@@ -32,7 +33,7 @@ def graph_of(place, function, *shapes, dtype="float32"):
     dtype = as_dtype(dtype)
     tracer = Tracer()
     arrays = [from_numpy(np.zeros(s, dtype.numpy), dtype, place) for s in shapes]
-    xs = [pn.Tensor(tracer.argument(a, i)) for i, a in enumerate(arrays)]
+    xs = [tensor_of(tracer.argument(a, i)) for i, a in enumerate(arrays)]
     mode.tracer = tracer
     try:
         made = function(*xs)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.autograd import tensor_of
 from portanet.devices import get
 from portanet.ops.random import _normal_reference, philox
 from tests.conftest import PRESENT
@@ -166,7 +167,7 @@ def test_the_extreme_words_stay_inside_the_bounds(device):
     from portanet.ops import random as r
 
     ends = np.array([0, 255, 256, 2**31, 2**32 - 1], np.uint32)
-    bits = pn.Tensor(from_numpy(ends, uint32, get(device)))
+    bits = tensor_of(from_numpy(ends, uint32, get(device)))
     u = r.uniform_from_bits(bits).numpy()
     assert u[0] == 0 and u[1] == 0 and u[2] == 2**-24 and u[-1] == 1 - 2**-24
     a, b = (pn.broadcast_to(bits.reshape(s), (5, 5)) for s in ((5, 1), (1, 5)))

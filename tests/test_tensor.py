@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet import nn
 from portanet.devices import get
 from portanet.dtypes import ALL, as_dtype, promote
 from tests.conftest import PRESENT
@@ -735,3 +736,35 @@ def test_lists_and_arrays_are_assigned_on_any_device(device):
     n = pn.zeros(2, dtype="int32", device=device)
     n[:] = [1.9, -1.9]
     assert n.tolist() == [1, -1]
+
+
+def test_the_class_gives_float32_copies_of_data(device):
+    x = pn.tensor([1, 2], device=device)
+    made = pn.Tensor(x, device=device)
+    assert type(made) is pn.Tensor and made.dtype == "float32" and made.device == device
+    assert (made + 1).tolist() == [2.0, 3.0] and not made.requires_grad
+    assert pn.Tensor(np.array([[1.0], [2.0]])).dtype == "float32"
+    assert pn.Tensor([[1, 2], [3, 4]]).shape == (2, 2)
+    assert isinstance(pickle.loads(pickle.dumps(made)), pn.Tensor)
+
+
+@pytest.mark.parametrize("data", [(2, 3), (5,), (), ([1], [2]), (np.int64(3),)])
+def test_the_class_takes_no_sizes(data):
+    with pytest.raises(TypeError, match=r"^Tensor: one list.*zeros\(2, 3\)"):
+        pn.Tensor(*data)
+    with pytest.raises(TypeError, match=r"tensor\(5, dtype=int32\)"):
+        pn.Tensor([1.0], dtype=pn.float16)
+
+
+def test_a_parameter_is_made_of_floats():
+    with pytest.raises(
+        TypeError, match="Parameter: a floating dtype.*not int32; write"
+    ):
+        nn.Parameter([1, 2])
+    with pytest.raises(TypeError, match="Parameter: a floating dtype.*not int32"):
+        nn.Parameter(pn.tensor([1, 2]))
+    assert nn.Parameter(pn.Tensor([1, 2])).tolist() == [1.0, 2.0]
+    with pytest.raises(AttributeError, match=r"here it is nn\.Parameter"):
+        _ = pn.Parameter
+    with pytest.raises(AttributeError, match=r"here it is tensor\(data, dtype=int64\)"):
+        _ = pn.LongTensor

@@ -11,7 +11,7 @@ import re
 
 import pytest
 
-import portanet as pn
+from portanet.autograd import tensor_of
 import portanet.ops
 from portanet.devices import Device, get
 from portanet.dtypes import as_dtype
@@ -49,12 +49,12 @@ def run_operators(place):
 
 
 def run_backward(op, values, static):
-    xs = [pn.Tensor(v) for v in values]
+    xs = [tensor_of(v) for v in values]
     for x in xs:
         x.requires_grad = x.dtype.is_float
     for y in as_tuple(op(*xs, **static)):
         if y.requires_grad and y.dtype.is_float and y.size:
-            y.backward(pn.Tensor(y.value), retain_graph=True)
+            y.backward(tensor_of(y.value), retain_graph=True)
 
 
 def texts_of(program, words):

@@ -2,7 +2,7 @@
 
 from .functions import custom_function, grad, gradients, value_and_grad
 from .tape import enable_grad, is_grad_enabled, no_grad
-from .tensor import Tensor
+from .tensor import Tensor, tensor_of
 
 __all__ = [
     "Tensor",
@@ -12,5 +12,6 @@ __all__ = [
     "gradients",
     "is_grad_enabled",
     "no_grad",
+    "tensor_of",
     "value_and_grad",
 ]

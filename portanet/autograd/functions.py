@@ -9,7 +9,7 @@ from typing import Any
 from ..ops import elementwise as e
 from . import tape
 from .tape import Alias, Node, Part, mode, no_grad
-from .tensor import Tensor
+from .tensor import Tensor, tensor_of
 
 
 def _bare(value: Any, node: Any) -> Any:
@@ -17,7 +17,7 @@ def _bare(value: Any, node: Any) -> Any:
 
 
 def _recorded(value: Any, node: Any) -> Tensor:
-    return Tensor(value, node)
+    return tensor_of(value, node)
 
 
 def _seed(y: Tensor, gradient: Any, create_graph: bool) -> Any:
@@ -59,7 +59,7 @@ def _store(grads: dict[int, Any], order: Sequence[Any], create_graph: bool) -> N
     for node in order:
         if isinstance(node, Node) and node.op is None and id(node) in grads:
             g = grads[id(node)]
-            g = g if create_graph else Tensor(g)
+            g = g if create_graph else tensor_of(g)
             known = node.grad if mode.tracer is None else _known_grad(node)
             if known is None:
                 node.grad = g
@@ -67,13 +67,13 @@ def _store(grads: dict[int, Any], order: Sequence[Any], create_graph: bool) -> N
                 with tape.enable_grad():
                     node.grad = e.add(known, g)
             else:
-                node.grad = Tensor(e.add(known.value, g.value))
+                node.grad = tensor_of(e.add(known.value, g.value))
 
 
 def _known_grad(node: Node) -> Tensor | None:
     """The gradient of a leaf while a function is traced."""
     value = mode.tracer.read_grad(node)
-    return None if value is None else Tensor(value)
+    return None if value is None else tensor_of(value)
 
 
 def gradients(
@@ -107,7 +107,7 @@ def gradients(
         g = found.get(id(x.node))
         if g is None:
             g = e.zeros_like(x.detach())
-        result.append(g if isinstance(g, Tensor) else Tensor(g))
+        result.append(g if isinstance(g, Tensor) else tensor_of(g))
     return tuple(result)
 
 
@@ -117,9 +117,9 @@ def _input(x: Any) -> Tensor:
     if not x.dtype.is_float:
         raise TypeError(f"grad: only floats have gradients, not {x.dtype.name}")
     if x.node is None:
-        return Tensor(x._read()).requires_grad_()
+        return tensor_of(x._read()).requires_grad_()
     value = x._read()
-    return Tensor(value, Node(Alias, {}, [value], value, [x.node]))
+    return tensor_of(value, Node(Alias, {}, [value], value, [x.node]))
 
 
 def value_and_grad(
@@ -189,7 +189,7 @@ class _Custom:
 
     def grad(self, i: int, g: Any, y: Any, *xs: Any, **static: Any) -> Any:
         tensors = isinstance(g if not isinstance(g, list) else g[0], Tensor)
-        wrap = (lambda v: v) if tensors else Tensor
+        wrap = (lambda v: v) if tensors else tensor_of
         g = tuple(map(wrap, g)) if isinstance(g, list) else wrap(g)
         y = tuple(map(wrap, y)) if isinstance(y, tuple) else wrap(y)
         made = self.rule(g, y, *map(wrap, xs), **static)
@@ -231,7 +231,7 @@ def custom_function(
             return made
         node = Node(op, static, [x._read() for x in xs], values, [x.node for x in xs])
         if isinstance(values, tuple):
-            return tuple(Tensor(v, Part(node, i)) for i, v in enumerate(values))
-        return Tensor(values, node)
+            return tuple(tensor_of(v, Part(node, i)) for i, v in enumerate(values))
+        return tensor_of(values, node)
 
     return call

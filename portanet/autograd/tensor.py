@@ -6,6 +6,7 @@ and the in-place operators; what was computed from the old value keeps it.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,12 @@ class Tensor(Methods):
 
     Make one with `tensor`, `zeros`, `rand` and the like. `requires_grad` asks for gradients
     with respect to it: `y.backward()` adds them to `.grad`.
+
+    `Tensor(data)` is `tensor(data, dtype=float32)`: as in PyTorch the class gives float32
+    whatever the data are, a copy without history. TypeError where sizes are given instead.
+
+    >>> pn.Tensor([1, 2])
+    tensor([1., 2.])
     """
 
     __slots__ = ("__weakref__", "node", "value")
@@ -37,8 +44,18 @@ class Tensor(Methods):
     __array_priority__ = 1000
     level = 2
 
-    def __init__(self, value: Any, node: Any = None):
-        self.value, self.node = value, node
+    value: Any
+    node: Any
+
+    def __new__(cls, *data: Any, device: Any = None, **options: Any) -> Tensor:
+        if len(data) != 1 or isinstance(data[0], numbers.Integral) or options:
+            raise TypeError(
+                "Tensor: one list, array or tensor of values is expected; sizes are for "
+                "zeros(2, 3), a number or a dtype for tensor(5, dtype=int32)"
+            )
+        import portanet
+
+        return portanet.tensor(data[0], dtype=float32, device=device)
 
     # What it is ---------------------------------------------------------------------------
 
@@ -128,7 +145,7 @@ class Tensor(Methods):
         if mode.tracer is None:
             return self.node.grad
         value = mode.tracer.read_grad(self.node)
-        return None if value is None else Tensor(value)
+        return None if value is None else tensor_of(value)
 
     @grad.setter
     def grad(self, g: Tensor | None) -> None:
@@ -173,7 +190,7 @@ class Tensor(Methods):
 
     def detach(self) -> Tensor:
         """The same value, without its history."""
-        return Tensor(self._read())
+        return tensor_of(self._read())
 
     def _read(self) -> Any:
         """The value; while a function is traced, as the tracer knows it."""
@@ -190,11 +207,11 @@ class Tensor(Methods):
 
     def constant(self, value: Any, dtype: Dtype) -> Tensor:
         """A 0-d tensor where this one is."""
-        return Tensor(self._read().constant(value, dtype))
+        return tensor_of(self._read().constant(value, dtype))
 
     def from_numpy(self, values: np.ndarray, dtype: Dtype) -> Tensor:
         """A tensor with these values where this one is."""
-        return Tensor(self._read().from_numpy(values, dtype))
+        return tensor_of(self._read().from_numpy(values, dtype))
 
     def _apply(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
         xs, nodes, recorded = [], [], False
@@ -210,17 +227,23 @@ class Tensor(Methods):
                 nodes.append(None)
         if not recorded or not mode.enabled:
             y = xs[0]._apply(op, xs, static) if len(xs) == 1 else op(*xs, **static)
-            return tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+            if type(y) is tuple:
+                return tuple(map(tensor_of, y))
+            made = _new(Tensor)  # as tensor_of, without the call
+            made.value, made.node = y, None
+            return made
         if op.grad is None or type(op.grad) is Joint and _lacks(xs[0].device, op):
             if op.fallback is not None:
                 return op.fallback(*args, **static)
             y = op(*xs, **static)
-            return tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+            return tuple(map(tensor_of, y)) if type(y) is tuple else tensor_of(y)
         y = op(*xs, **static)
         node = Node(op, static, xs, y, nodes)
         if type(y) is tuple:
-            return tuple(Tensor(v, Part(node, i)) for i, v in enumerate(y))
-        return Tensor(y, node)
+            return tuple(tensor_of(v, Part(node, i)) for i, v in enumerate(y))
+        made = _new(Tensor)
+        made.value, made.node = y, node
+        return made
 
     # Assignment -------------------------------------------------------------------------------
 
@@ -375,10 +398,17 @@ class Tensor(Methods):
         return (_rebuild, (self.numpy(), self.dtype.name, str(self.device), trained))
 
     def __copy__(self) -> Tensor:
-        return Tensor(self._read(), self.node)
+        return tensor_of(self._read(), self.node)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        return Tensor(self.value).requires_grad_(self.requires_grad and self.is_leaf)
+        return tensor_of(self.value).requires_grad_(self.requires_grad and self.is_leaf)
+
+
+def tensor_of(value: Any, node: Any = None) -> Tensor:
+    """The tensor whose value this array (or a tracer's value) is, come from a node."""
+    made = _new(Tensor)
+    made.value, made.node = value, node
+    return made
 
 
 def _refuse_assign(mine: Any, value: Any) -> None:
@@ -406,7 +436,7 @@ def _is_dtype(name: str) -> bool:
 
 
 def _rebuild(values: np.ndarray, dtype: str, device: str, trained: bool) -> Tensor:
-    made = Tensor(arrays.from_numpy(values, as_dtype(dtype), get_device(device)))
+    made = tensor_of(arrays.from_numpy(values, as_dtype(dtype), get_device(device)))
     return made.requires_grad_(trained)
 
 
@@ -427,7 +457,7 @@ def _move(x: Tensor, device: Device) -> Tensor:
         return x
     value = x._read().to(device)
     if x.node is None or not mode.enabled:
-        return Tensor(value)
-    return Tensor(
+        return tensor_of(value)
+    return tensor_of(
         value, Node(_Transfer, {"device": device}, [x._read()], value, [x.node])
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, layout
-from ..autograd import Tensor, no_grad
+from ..autograd import Tensor, no_grad, tensor_of
 from ..autograd.tape import mode
 from ..compiled import Compiled
 from ..compiler.lazy import Lazy, Tracer
@@ -103,8 +103,8 @@ class Exported:
             [*map(Tensor._read, inputs), *sources(made, tracer, self.device)]
         )
         for name, i in made.assigned.items():
-            made.states[name].assign(Tensor(values[i]))
-        return [Tensor(values[i]) for i in made.results]
+            made.states[name].assign(tensor_of(values[i]))
+        return [tensor_of(values[i]) for i in made.results]
 
     def _named(self, args: tuple, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of a call by name, also those inside of tuples and dicts."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array, Emitter, from_numpy, layout
-from ..autograd import Tensor
+from ..autograd import Tensor, tensor_of
 from ..compiled import Trace
 from ..compiler.graph import _needed
 from ..compiler.lazy import Lazy, Source, TraceError
@@ -169,7 +169,7 @@ class _Capture(Trace):
     """A trace that is kept as calls; no plan is made of it."""
 
     def _input(self, tracer, t, i) -> Tensor:
-        return Tensor(tracer.argument(t.value, i))
+        return tensor_of(tracer.argument(t.value, i))
 
     def _keep(self, tracer, ends, finals, grads, tensors) -> None:
         for i in self.written:
@@ -220,7 +220,7 @@ def _settled(flat: Callable, tensors: tuple) -> _Capture:
 
 def _zeros(like: Any) -> Tensor:
     values = np.zeros(like.shape, like.dtype.numpy)
-    return Tensor(from_numpy(values, like.dtype, like.device))
+    return tensor_of(from_numpy(values, like.dtype, like.device))
 
 
 class _State(NamedTuple):
@@ -302,13 +302,13 @@ def _number_sources(
         while name in made.states:
             name += "_"
         number |= dict.fromkeys(map(id, s.reads), len(made.inputs) + i)
-        made.states[name] = Tensor(s.value)
+        made.states[name] = tensor_of(s.value)
     first = len(made.inputs) + len(made.states)
     for source, x in sources:
         if source.kind == "constant" and id(x) in used:
             number[id(x)] = first + len(made.constants)
             one = source.number is not None
-            kept = Number(source.number, x.dtype) if one else Tensor(source.get())
+            kept = Number(source.number, x.dtype) if one else tensor_of(source.get())
             made.constants.append(kept)
     return number
 

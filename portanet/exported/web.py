@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import io
 from ..arrays import Array, from_numpy, layout
-from ..autograd import Tensor
+from ..autograd import Tensor, tensor_of
 from ..compiler.graph import lower
 from ..compiler.lazy import Tracer
 from ..compiler.plan import Plan, optimise
@@ -180,7 +180,7 @@ class Page:
 
     def _moved(self, name: str, t: Tensor) -> Tensor:
         self._check(name, t.dtype)
-        return Tensor(from_numpy(t.numpy(), t.dtype, self.device))
+        return tensor_of(from_numpy(t.numpy(), t.dtype, self.device))
 
     def _constant(self, tracer: Tracer, i: int, constant: Number | Tensor) -> Any:
         self._check(f"constant {i}", constant.dtype)

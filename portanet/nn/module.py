@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import Tensor, no_grad, tensor_of
 from ..autograd.tape import mode
 from ..autograd.tensor import not_none
 from ..creation import tensor
@@ -31,9 +31,10 @@ def Parameter(data: Any, requires_grad: bool = True) -> Tensor:
     value = data.detach() if isinstance(data, Tensor) else tensor(data)
     if not value.dtype.is_float:
         raise TypeError(
-            f"Parameter: a floating dtype is needed, not {value.dtype.name}"
+            f"Parameter: a floating dtype is needed, not {value.dtype.name}; write floats, "
+            "or cast with x.float()"
         )
-    made = Tensor(value.value)
+    made = tensor_of(value.value)
     made.requires_grad = requires_grad
     return made
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, constant, from_numpy
-from ..autograd import Tensor, no_grad
+from ..autograd import Tensor, no_grad, tensor_of
 from ..autograd.tape import mode
 from ..devices import Device
 from ..dtypes import Dtype, float32
@@ -28,7 +28,7 @@ from ..ops import elementwise as e
 
 def number_at(p: Tensor, value: float, dtype: Dtype) -> Tensor:
     """A 0-d tensor of its own, on the device of p."""
-    return Tensor(from_numpy(np.array(value, dtype.numpy), dtype, p.device))
+    return tensor_of(from_numpy(np.array(value, dtype.numpy), dtype, p.device))
 
 
 def zeros_at(p: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def zeros_at(p: Tensor) -> Tensor:
 def full_at(p: Tensor, value: float) -> Tensor:
     """One number in the shape of p, in the room of one until it is assigned."""
     number = constant(value, p.dtype, p.device)
-    return Tensor(Array(number.buffer, number.layout.expanded(p.shape)))
+    return tensor_of(Array(number.buffer, number.layout.expanded(p.shape)))
 
 
 class Group(dict):
@@ -241,7 +241,7 @@ class Optimizer:
             if len(states) == users[id(counter)]:
                 counter.assign(e.add(counter, 1))
                 continue
-            own = Tensor(counter.value)  # the others did not take this step
+            own = tensor_of(counter.value)  # the others did not take this step
             own.assign(e.add(own, 1))
             for state in states:
                 state["step"] = own
@@ -304,7 +304,7 @@ class Optimizer:
                     f"parameter {i} of shape {p.shape}"
                 )
             dtype = value.dtype if name in self.scalars else p.dtype
-            state[name] = Tensor(_brought(value, p.device, dtype).value)
+            state[name] = tensor_of(_brought(value, p.device, dtype).value)
             if name == "step":  # equal counts share one tensor again
                 key = (value.item(), p.device)
                 state[name] = steps.setdefault(key, state[name])

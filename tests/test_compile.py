@@ -185,6 +185,17 @@ def test_reading_a_value_in_a_trace_names_the_line(device):
     assert (pn.ones(3, device=device) + 1).sum().item() == 6  # nothing is left behind
 
 
+def test_a_number_is_what_an_array_of_its_type_would_hold(device):
+    def step(x):
+        half = x.astype("float16") * 0.1
+        return half.astype("float32"), x + pn.full((3,), 2.7, dtype="int32")
+
+    x = pn.ones(3, device=device) * 3
+    with pn.device(device):
+        for got, want in zip(pn.compile(step)(x), step(x), strict=True):
+            np.testing.assert_array_equal(got.numpy(), want.numpy())
+
+
 def test_a_branch_on_a_value_is_refused(device):
     def step(x):
         return x if x.sum() > 0 else -x

@@ -346,6 +346,19 @@ def test_a_sum_of_slices_gradients_is_written_without_adding(place):
     assert {h.slot for w in graph.work for h in w.outs} == {graph.results[0].slot}
 
 
+def test_regions_of_arrays_of_two_types_are_added(place):
+    def function(x):
+        return pn.pad(x[:3].astype("float16"), ((0, 2), (0, 0))) + pn.pad(
+            x[3:], ((3, 0), (0, 0))
+        )
+
+    graph = graph_of(place, function, (5, 4))
+    fold.fold_numbers(graph)
+    before = len(graph.work)
+    regions.merge_regions(graph)
+    assert len(graph.work) == before
+
+
 def test_regions_that_meet_are_added(place):
     def function(x):
         return pn.pad(x[:3], ((0, 2), (0, 0))) + pn.pad(x[2:], ((2, 0), (0, 0)))

@@ -115,6 +115,14 @@ class Lazy:
         )
 
 
+def _as_stored(value: Any, dtype: Dtype) -> Any:
+    """A number as an array of the dtype would hold it."""
+    if dtype.is_float:
+        value = float(value)
+        return value if dtype is dtype.compute else float(dtype.numpy.type(value))
+    return int(value) if dtype.is_integer else bool(value)
+
+
 @dataclass(eq=False)
 class Tracer:
     """What one trace has found: calls in order, sources, and assigned tensors."""
@@ -187,7 +195,7 @@ class Tracer:
         key = (repr(value), dtype, device)
         if key not in self._numbers:
             array = constant(value, dtype, device)
-            number = bool(value) if dtype.kind == "bool" else value
+            number = _as_stored(value, dtype)
             self._numbers[key] = self._source(
                 "constant", lambda: array, array, number=number
             )

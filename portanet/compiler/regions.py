@@ -69,7 +69,8 @@ def _adds(w: Work) -> bool:
     if w.expression is None or len(w.expression.instructions) != 1:
         return False
     whole = len(w.ins) == 2 and all(is_whole(h.layout) for h in (*w.ins, *w.outs))
-    same = all(h.layout.size == w.size for h in w.ins)
+    dtype = w.outs[0].layout.dtype
+    same = all(h.layout.size == w.size and h.layout.dtype is dtype for h in w.ins)
     return whole and same and w.expression.instructions[0].name == "add"
 
 

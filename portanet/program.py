@@ -17,7 +17,8 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 all argmax argmin. argmax and argmin give the row-major position over
                 reduced_shape as int32, the first of equals; NaN wins max, min, argmax and
                 argmin. sum, mean and prod accumulate in float32 or better.
-                y[k] = which over r of x[k, r].
+                y[k] = which over r of x[k, r]. options (which, "made"): an expression makes x
+                (below).
   matmul        batch, m, n, k, batch_rank, a_offset, a_row, a_column, b_offset, b_row,
                 b_column, batch_shape[], a_batch_strides[], b_batch_strides[]. Output
                 contiguous (batch, m, n). y[b, i, j] = sum_l a[b, i, l] * x[b, l, j].
@@ -96,6 +97,11 @@ result, in the type of the expression's first input, is that input; the others f
 inputs of the kernel, and the outputs are the expression's. The words of an elementwise launch
 over the elements of the result follow the kernel's; modes has a letter for each output, "c"
 for the result, whose offset is 0, and one for each further input.
+
+A producer is an expression whose only result, contiguous and of the type that it is computed
+in, is the input of a reduction. It is not stored: the inputs of the launch are those of the
+expression, and the words of an elementwise launch that would write it follow the reduction's;
+modes has "c" for the result, whose offset is 0, and a letter for each input.
 """
 
 from __future__ import annotations
@@ -155,7 +161,20 @@ class Program:
     @property
     def has_epilogue(self) -> bool:
         """Whether a kernel applies an expression to its result."""
-        return self.expression is not None and self.kernel != "elementwise"
+        is_own = self.kernel == "elementwise" or self.has_producer
+        return self.expression is not None and not is_own
+
+    @property
+    def has_producer(self) -> bool:
+        """Whether a reduction computes what it reduces."""
+        return self.kernel == "reduce" and self.options[1:] == (MADE,)
+
+    @property
+    def producer(self) -> Program:
+        """The elementwise program that makes what a reduction reduces."""
+        assert self.expression is not None
+        made = self.expression.dtype_of(self.expression.outputs[0])
+        return replace(self, kernel="elementwise", outputs=(made,), options=())
 
     @property
     def epilogue(self) -> Program:
@@ -194,6 +213,7 @@ class Program:
         return found
 
 
+MADE = "made"  # the option of a reduction that computes what it reduces
 OWN_INPUTS = 2  # of a kernel that may have an epilogue
 
 # Bytes; WebGPU's minStorageBufferOffsetAlignment is at most this.
@@ -276,6 +296,9 @@ class Backend(Protocol):
     long_rows: int  # so many rows at least may have any length; may be missing
     formulas_first: bool  # an operator that has both runs its formula, not its kernel
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
+    # Whether a reduction of these words computes what it reduces, which is of this dtype and
+    # contiguous; without the attribute, none does.
+    produces: Callable[[Dtype, Sequence[int]], bool]
     has_tf32: bool  # products take that option; without the attribute, they do not
     halves: frozenset[
         str

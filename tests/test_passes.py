@@ -469,6 +469,102 @@ def test_below_a_limit_of_memory_no_product_takes_what_may_be_computed_again(tak
     assert kinds(graph) == ["matmul", "elementwise"]
 
 
+# Producers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def producing(place):
+    """A device whose reductions compute what they reduce."""
+    place.backend.produces = lambda dtype, words: True
+    return place
+
+
+def test_a_sum_computes_what_only_it_reads(producing):
+    def function(x, y, b):
+        return (pn.tanh(x.T) * y + b).sum(axis=0)
+
+    graph = optimised(producing, function, (70, 90), (90, 70), (70,))
+    (w,) = graph.work
+    assert w.parts == ["tanh", "multiply", "add", "sum"] and len(w.ins) == 3
+    (build,) = [p for p, _ in producing.backend.built]
+    assert build.producer.modes == "cvcv" and build.options == ("sum", "made")
+    assert not build.has_epilogue and build.outputs == (float32,)
+
+
+def test_a_sum_follows_the_order_in_which_it_reads(producing):
+    def function(x, y):
+        return ((x * y).T[1:5, ::-1]).sum(axis=1)
+
+    graph = optimised(producing, function, (9, 8), (9, 8))
+    (w,) = graph.work
+    assert w.words == (4, 9, 1, 1, 65, 4, 1, 9, -8) and w.producer.shape == (9, 8)
+
+
+def test_truths_are_summed_as_integers(producing):
+    graph = optimised(producing, lambda x, y: (x < y).sum(axis=0), (9, 8), (9, 8))
+    (w,) = graph.work
+    made = w.producer.expression
+    assert made.dtype_of(made.outputs[0]) is int32
+    graph = optimised(producing, lambda x, y: (x < y).any(axis=0), (9, 8), (9, 8))
+    assert graph.work[0].producer is not None
+
+
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        # Read elsewhere too, or by what finds places.
+        (lambda x, y: (x * y, (x * y).sum(axis=0)), ["elementwise", "sum"]),
+        (lambda x, y: pn.argmax(x * y, axis=0), ["elementwise", "argmax"]),
+        # Nothing to take.
+        (lambda x, y: x.sum(axis=0), ["sum"]),
+        # More is made than there is.
+        (
+            lambda x, y: pn.broadcast_to((x * y)[:, None], (9, 5, 8)).sum(axis=0),
+            ["elementwise", "sum"],
+        ),
+        # Over the last axis it is a formula.
+        (lambda x, y: (x * y).sum(axis=1), ["elementwise"]),
+    ],
+)
+def test_what_else_is_summed_is_stored(producing, function, expected):
+    assert kinds(optimised(producing, function, (9, 8), (9, 8))) == expected
+
+
+def test_a_producer_of_two_sums_is_computed_twice_where_that_is_cheap(producing):
+    def function(x, y, f):
+        z = f(x * y)
+        return z.sum(axis=0), z.max(axis=0)
+
+    def cheap(x, y):
+        return function(x, y, lambda z: z)
+
+    def dear(x, y):
+        return function(x, y, pn.tanh)
+
+    assert kinds(optimised(producing, cheap, (900, 80), (900, 80))) == ["sum", "max"]
+    found = kinds(optimised(producing, dear, (900, 80), (900, 80)))
+    assert found == ["elementwise", "sum", "max"]
+
+
+def test_a_producer_binds_no_more_operands_than_the_backend(producing):
+    producing.backend.max_operands = 4
+
+    def function(*xs):
+        return sum(xs[1:], xs[0]).sum(axis=0)
+
+    graph = optimised(producing, function, *[(90, 80)] * 6)
+    assert all(len(w.ins) + len(w.outs) <= 4 for w in graph.work)
+    assert graph.work[-1].producer is not None
+
+
+def test_what_a_sum_would_compute_is_not_rounded_on_the_way(producing):
+    def function(x, y):
+        return (x * y).sum(axis=0)
+
+    found = kinds(optimised(producing, function, (9, 8), (9, 8), dtype="float16"))
+    assert found == ["elementwise", "sum"]
+
+
 # Sums over the last axes ----------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from ..errors import DeviceError
 from ..program import Program
 from .listing import listing
 from .lower import pack
+from .reduce import produces
 from .rows import rows_of
 
 try:
@@ -97,6 +98,7 @@ class Backend:
 
     sums_rows = True
     epilogues = frozenset({"matmul", "convolve"})
+    produces = staticmethod(produces)
 
     def build(self, program: Program, words: Sequence[int]) -> Callable[..., None]:
         code = b""

@@ -350,8 +350,9 @@ const char *PN_LEVELED(pn_op_name)(int number) {
 
 static const int8_t ITEMSIZE[] = {1, 1, 4, 4, 8, 2, 2, 4, 8};  // as in pn.h's enum
 
-// `rows` times `width` elements, `step` apart, from the first on. Of an epilogue, `result`
-// is the first's, and those of each row are `result_step` behind those of the one before.
+// `rows` times `width` elements, `step` apart, from the first on. Of an epilogue or a
+// producer, `result` is the first's, and those of each row are `result_step` behind those of
+// the one before.
 typedef struct {
     int64_t first, rows, width, step;
     const char *result;
@@ -498,7 +499,7 @@ void PN_KERNEL(elementwise)(const pn_args *args) {
     else pn_parallel_for(n, grain, run_range, &j);
 }
 
-// ---- Epilogues
+// ---- Epilogues and producers
 
 void PN_EPILOGUE_BEGIN(pn_epilogue *e, const pn_args *args, const int64_t *words) {
     const pn_header *header = &((const pn_code *)args->code)->header;
@@ -512,6 +513,16 @@ void PN_EPILOGUE_BEGIN(pn_epilogue *e, const pn_args *args, const int64_t *words
     e->dtypes[result] = header->dtype;
     prepare(&e->job, &e->args, words);
     e->held = header->holder >= 0 ? e->job.bases[header->holder] : NULL;
+}
+
+void PN_PRODUCER_BEGIN(pn_epilogue *e, const pn_args *args, const int64_t *words) {
+    const pn_header *header = &((const pn_code *)args->code)->header;
+    e->args = *args, e->args.buffers = e->buffers, e->args.dtypes = e->dtypes;
+    for (int k = 0; k < header->operands; k++)
+        e->buffers[k] = args->buffers[k], e->dtypes[k] = args->dtypes[k];
+    e->dtypes[0] = header->dtype;
+    prepare(&e->job, &e->args, words);
+    e->held = NULL;
 }
 
 void PN_EPILOGUE_RUN(const pn_epilogue *e, int64_t first, int64_t rows, int64_t width,

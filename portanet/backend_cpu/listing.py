@@ -25,6 +25,7 @@ def listing(program: Program, opcodes: Mapping[str, int], rows: Rows = Rows()) -
     for (kind, value), slot in lowered.slots.items():
         names[slot] = _slot_name(lowered, kind, value)
     what = "epilogue" if lowered.is_epilogue else program.kernel
+    what = "producer" if lowered.is_producer else what
     lines = [f"; {what}, blocks of {lowered.block()} elements"]
     for title, code in (
         ("once", lowered.prologue),

@@ -67,6 +67,7 @@ class Lowering:
     opcodes: Mapping[str, int]
     rows: Rows = Rows()
     is_epilogue: bool = False  # input 0 is a kernel's result
+    is_producer: bool = False  # output 0 is what a kernel reads
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
     constants: list[bytes] = field(default_factory=list)
     prologue: list[Step] = field(default_factory=list)
@@ -411,6 +412,17 @@ class Lowering:
     def cost(self) -> int:
         return sum(_cost(step.name) for step in self.body)
 
+    def _result_slot(self) -> int:
+        """The slot of what lies where the kernel says; -1 if there is none."""
+        if self.is_producer:
+            return self.slots[OPERAND, 0]
+        return self.slots[OPERAND, self.outputs] if self.is_epilogue else -1
+
+    def _result_code(self) -> int:
+        if self.is_producer:
+            return self.program.outputs[0].code
+        return self.program.inputs[0].code if self.is_epilogue else -1
+
     def _opcode(self, name: str) -> int:
         short = name.removeprefix(FOR_ROWS)
         return self.opcodes[short] | (PER_ROW if short != name else 0)
@@ -436,11 +448,11 @@ class Lowering:
             self.uniforms,
             max(512, 65536 // max(self.cost(), 2)),
             self.expression.has_rows,
-            self.slots[OPERAND, self.outputs] if self.is_epilogue else -1,
+            self._result_slot(),
             self.outputs,
             self.holder,
-            self.program.inputs[0].code if self.is_epilogue else -1,
-            0,
+            self._result_code(),
+            self.is_epilogue,
         )
         slots = [struct.pack("<2i", *key) for key in self.slots]
         code = [
@@ -466,12 +478,15 @@ def _cost(name: str) -> int:
 def lower(
     program: Program, opcodes: Mapping[str, int], rows: Rows = Rows()
 ) -> Lowering:
-    """The lowering of an elementwise program, or of the epilogue of another; `opcodes`
-    numbers the operations."""
-    is_epilogue = program.has_epilogue
-    program = program.epilogue if is_epilogue else program
+    """The lowering of an elementwise program, or of the epilogue or the producer of another;
+    `opcodes` numbers the operations."""
+    is_epilogue, is_producer = program.has_epilogue, program.has_producer
+    if is_epilogue:
+        program = program.epilogue
+    elif is_producer:
+        program = program.producer
     _check(program)
-    return Lowering(program, opcodes, rows, is_epilogue).run()
+    return Lowering(program, opcodes, rows, is_epilogue, is_producer).run()
 
 
 def _check(program: Program) -> None:

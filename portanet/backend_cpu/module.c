@@ -385,7 +385,7 @@ static int set_code(Launch *self, const char *bytes, Py_ssize_t size) {
     at += sizeof(pn_instruction) * (size_t)(h->prologue + h->fills + h->body);
     self->weight = h->body > 0 ? h->body : 1;
     // An epilogue reads the kernel's result in place of the kernel's two inputs.
-    int operands = h->operands + (h->result >= 0);
+    int operands = h->operands + h->others;
     if (at - self->code_bytes == size && operands == self->count) return 0;
     PyErr_SetString(PyExc_ValueError, "Launch: the bytecode is damaged");
     return -1;

@@ -11,9 +11,13 @@
 // rows are long (lanes are vector lanes), else many (k are vector lanes). A span is a power
 // of two of blocks, a whole node of the tree, so that more spans change nothing.
 //
+// Where an expression makes x, it is interpreted over a few rows, or a piece of a row, just
+// before they are reduced. Nothing of x is stored, and the order stays what it is.
+//
 // words: kept, reduced, kept_rank, reduced_rank, offset, kept_shape[], kept_strides[],
-//        reduced_shape[], reduced_strides[]
+//        reduced_shape[], reduced_strides[], then those of a producer
 #include "convert.h"
+#include "epilogue.h"
 
 #define LANES ((int64_t)16)
 #define BLOCK ((int64_t)256)
@@ -22,6 +26,7 @@
 // 2^40 elements are more than any memory; each doubling of blocks takes one node.
 #define LEVELS 33
 #define MAX_RANK 64      // NumPy's
+#define AHEAD ((int64_t)2048)  // elements that a producer makes at once, a long block
 // Elements that are worth a thread's attention.
 #define PIECE ((int64_t)1 << 15)
 
@@ -118,6 +123,8 @@ struct reduction {
     const void *x;
     void *y;
     int x_dtype, y_dtype;
+    const pn_epilogue *producer;  // makes x, or NULL
+    int64_t piece;                // elements that are worth a thread's attention
     bool is_mean;
     int64_t kept, reduced, offset, width, span, spans;
     bool rows;        // a panel is one k, and r is the vector
@@ -254,35 +261,60 @@ static inline int64_t blocks_of(const reduction *r) {
     return (r->reduced + r->op->length - 1) / r->op->length;
 }
 
+// n elements from `at` on, `stride` apart, in the compute type.
+static void load(const reduction *r, void *to, int64_t at, int64_t stride, int64_t n) {
+    if (!r->producer)
+        r->op->load(to, r->x, r->x_dtype, at, stride, n);
+    else if (stride == 1)
+        PN_EPILOGUE_RUN(r->producer, at, 1, n, n, to, n);
+    else
+        PN_EPILOGUE_RUN(r->producer, at, n, 1, stride, to, 1);
+}
+
 // n elements of a space from place p on, in the compute type: in x itself or in `buffer`.
 static const void *fetch(const reduction *r, const space *s, const place *p, int64_t base,
                          int64_t n, void *buffer) {
     const operation *op = r->op;
     int64_t stride = s->strides[s->rank - 1];
     if (n <= p->left) {
-        if (stride == 1 && op->storage == r->x_dtype)
+        if (stride == 1 && op->storage == r->x_dtype && !r->producer)
             return (const char *)r->x + (base + p->offset) * op->size;
-        op->load(buffer, r->x, r->x_dtype, base + p->offset, stride, n);
+        load(r, buffer, base + p->offset, stride, n);
         return buffer;
     }
     place now = *p;
     char *to = buffer;
     while (n) {
-        int64_t run = smaller(n, now.left);
-        op->load(to, r->x, r->x_dtype, base + now.offset, stride, run);
-        to += run * op->size;
-        n -= run;
-        advance(s, &now, run);
+        int64_t run = smaller(n, now.left), runs = 1;
+        if (r->producer && stride == 1 && run == s->shape[s->rank - 1]) {
+            int64_t above = s->rank - 2;  // as n is more than one run, there is one
+            runs = smaller(n / run, s->shape[above] - now.at[above]);
+            PN_EPILOGUE_RUN(r->producer, base + now.offset, runs, run, s->strides[above], to,
+                            run);
+        } else {
+            load(r, to, base + now.offset, stride, run);
+        }
+        to += runs * run * op->size;
+        n -= runs * run;
+        while (runs--) advance(s, &now, run);
     }
     return buffer;
 }
 
+// What a producer has made and is not reduced yet: of elements [begin, end) of r for all k
+// of a panel, r by r.
+typedef struct {
+    int64_t begin, end;
+    _Alignas(64) char values[AHEAD * 8];
+} window;
+
 // Neighbouring k, all of whose partial results are made together.
 typedef struct {
     const reduction *r;
-    int64_t first, width;
+    int64_t first, width, last;  // last: past the last r of the task
     place k;
     const char *nodes;
+    window *made;
 } panel;
 
 static inline int32_t *positions_of(const reduction *r, char *node) {
@@ -292,6 +324,37 @@ static inline int32_t *positions_of(const reduction *r, char *node) {
 // Bytes, a multiple of 8 so that the next node's values are aligned.
 static inline int64_t node_size(const reduction *r) {
     return (r->width * (r->op->size + (r->op->has_positions ? 4 : 0)) + 7) / 8 * 8;
+}
+
+// Element r number `index` of all k of a panel, from a producer; `at` is its place. Those
+// that follow are made with it, as many as fit.
+static const void *made_of_many(const panel *p, int64_t index, const place *at) {
+    const reduction *r = p->r;
+    window *made = p->made;
+    int64_t w = p->width, row_bytes = w * r->op->size;
+    if (index < made->begin || index >= made->end) {
+        int64_t base = r->offset + at->offset, step = r->r.strides[r->r.rank - 1];
+        int64_t rows = smaller(smaller(p->last - index, at->left), AHEAD * 8 / row_bytes);
+        if (r->k.strides[r->k.rank - 1] == 1 && w <= p->k.left)
+            PN_EPILOGUE_RUN(r->producer, base + p->k.offset, rows, w, step, made->values, w);
+        else
+            rows = 1, fetch(r, &r->k, &p->k, base, w, made->values);
+        made->begin = index, made->end = index + rows;
+    }
+    return made->values + (index - made->begin) * row_bytes;
+}
+
+// n elements r from number `first` on, of one k.
+static const void *made_of_one(const panel *p, int64_t first, int64_t n) {
+    const reduction *r = p->r;
+    window *made = p->made;
+    if (first < made->begin || first + n > made->end) {
+        place at;
+        find(&r->r, first, &at);
+        made->begin = first, made->end = smaller(first + AHEAD * 8 / r->op->size, p->last);
+        fetch(r, &r->r, &at, r->offset + p->k.offset, made->end - first, made->values);
+    }
+    return made->values + (first - made->begin) * r->op->size;
 }
 
 // Lanes of a panel are rows of `width` values; they combine as those of one k do.
@@ -304,7 +367,9 @@ static void one_block_of_many(const panel *p, int64_t index, char *node) {
     find(&r->r, first, &at);
     for (int64_t j = 0; j < n; j++) {
         char *lane = lanes + j % LANES * row_bytes, *to = j < LANES ? lane : buffer;
-        const void *row = fetch(r, &r->k, &p->k, r->offset + at.offset, w, to);
+        const void *row = r->producer
+                              ? made_of_many(p, first + j, &at)
+                              : fetch(r, &r->k, &p->k, r->offset + at.offset, w, to);
         if (j >= LANES)
             r->op->combine(lane, row, w);
         else if (row != lane)
@@ -324,6 +389,10 @@ static void one_block_of_one(const panel *p, int64_t index, char *node) {
     int64_t first = index * r->op->length, n = smaller(r->reduced - first, r->op->length);
     _Alignas(64) char buffer[LONG_BLOCK * 8];
     place at;
+    if (r->producer) {
+        r->op->block(made_of_one(p, first, n), n, node);
+        return;
+    }
     find(&r->r, first, &at);
     r->op->block(fetch(r, &r->r, &at, r->offset + p->k.offset, n, buffer), n, node);
 }
@@ -420,7 +489,7 @@ static void combine_spans(const panel *p, char *result) {
 // --- Tasks -------------------------------------------------------------------------
 
 static void set_panel(panel *p, const reduction *r, int64_t number) {
-    p->r = r;
+    *p = (panel){.r = r};
     p->first = number * r->width;
     p->width = smaller(r->width, r->kept - p->first);
     p->nodes = r->nodes ? r->nodes + number * r->spans * node_size(r) : NULL;
@@ -436,7 +505,8 @@ static void finish(const panel *p, char *node) {
 
 // Whether each result is one block of neighbours in x, and stored as it is computed.
 static bool has_plain_rows(const reduction *r) {
-    bool is_stored = r->op->storage == r->x_dtype && r->op->storage == r->y_dtype;
+    bool is_stored = r->op->storage == r->x_dtype && r->op->storage == r->y_dtype &&
+                     !r->producer;
     bool is_block = r->reduced <= r->op->length && !r->op->has_positions;
     return r->rows && is_stored && is_block && r->k.rank == 1 && r->r.rank == 1 &&
            r->r.strides[0] == 1;
@@ -457,12 +527,15 @@ static void do_tasks(void *context, int64_t begin, int64_t end) {
     const reduction *r = context;
     int64_t blocks = blocks_of(r);
     _Alignas(64) char node[NODE_BYTES];
+    window made;
     panel p;
     for (int64_t t = begin; t < end; t++) {
         int64_t span = t % r->spans, first = span * r->span;
         set_panel(&p, r, t / r->spans);
         char *to = r->nodes ? (char *)p.nodes + span * node_size(r) : node;
         find(&r->k, p.first, &p.k);
+        made.begin = made.end = 0, p.made = &made;
+        p.last = smaller((first + r->span) * r->op->length, r->reduced);
         reduce_span(&p, first, smaller(first + r->span, blocks), to);
         if (!r->nodes) finish(&p, node);
     }
@@ -483,9 +556,10 @@ static void combine_panels(void *context, int64_t begin, int64_t end) {
 static void cut(reduction *r, int64_t panels) {
     int64_t blocks = blocks_of(r), threads = pn_num_threads();
     r->span = blocks, r->spans = 1;
-    if (threads == 1 || panels >= 4 * threads || r->kept * r->reduced < 2 * PIECE) return;
+    if (threads == 1 || panels >= 4 * threads || r->kept * r->reduced < 2 * r->piece)
+        return;
     r->span = 1;
-    while (r->span * r->op->length * r->width < PIECE) r->span *= 2;
+    while (r->span * r->op->length * r->width < r->piece) r->span *= 2;
     r->spans = (blocks + r->span - 1) / r->span;
     if (r->spans > 1) r->nodes = pn_alloc(panels * r->spans * node_size(r));
     if (!r->nodes) r->span = blocks, r->spans = 1;
@@ -498,8 +572,15 @@ static double cost(const space *s) {
     return (s->strides[s->rank - 1] == 1 ? 1 : 4) + 16.0 / (double)run;
 }
 
+// A producer makes what follows each other much faster than one by one.
+static bool is_along(const reduction *r) {
+    int64_t last = r->r.rank - 1;
+    if (r->producer) return r->r.strides[last] == 1 && r->r.shape[last] > 1;
+    return cost(&r->r) + 40.0 / (double)r->reduced < cost(&r->k);
+}
+
 static void reduce(reduction *r) {
-    r->rows = cost(&r->r) + 40.0 / (double)r->reduced < cost(&r->k);
+    r->rows = is_along(r);
     if (has_plain_rows(r)) {
         pn_parallel_for(r->kept, PIECE / r->reduced + 1, do_plain_rows, r);
         return;
@@ -509,7 +590,7 @@ static void reduce(reduction *r) {
     int64_t panels = (r->kept + r->width - 1) / r->width;
     cut(r, panels);
     int64_t work = smaller(r->span * r->op->length, r->reduced) * r->width;
-    pn_parallel_for(panels * r->spans, PIECE / work + 1, do_tasks, r);
+    pn_parallel_for(panels * r->spans, r->piece / work + 1, do_tasks, r);
     if (!r->nodes) return;
     pn_parallel_for(panels, PIECE / (r->spans * r->width) + 1, combine_panels, r);
     pn_free(r->nodes, panels * r->spans * node_size(r));
@@ -555,10 +636,19 @@ void PN_KERNEL(reduce)(const pn_args *args) {
     const int64_t *reduced_shape = kept_strides + w[2];
     const char *which = args->options[0];
     double empty;
+    pn_epilogue producer;
+    const pn_header *header = pn_epilogue_of(args);
     reduction r = {
+        .piece = PIECE,
         .x = args->buffers[1], .x_dtype = args->dtypes[1],
         .y = args->buffers[0], .y_dtype = args->dtypes[0],
         .kept = w[0], .reduced = w[1], .offset = w[4], .is_mean = !strcmp(which, "mean")};
+    if (header) {
+        const int64_t *words = reduced_shape + 2 * w[3];
+        PN_PRODUCER_BEGIN(&producer, args, words);
+        r.producer = &producer, r.x_dtype = header->dtype;
+        r.piece = smaller(PIECE, header->grain);
+    }
     r.op = choose(which, r.x_dtype, r.y_dtype, &empty);
     if (r.kept == 0) return;
     if (r.reduced == 0) {

@@ -22,11 +22,12 @@ typedef struct {
     int32_t uniforms;
     int32_t grain;           // elements worth a thread
     int32_t has_rows;        // the last word is the number of elements of a row
-    int32_t result;          // of an epilogue: the slot of the kernel's result, else -1
+    int32_t result;          // of an epilogue: the slot of the kernel's result; of a
+                             // producer: of its own; else -1
     int32_t outputs;         // how many of the operands, the first ones, are written
     int32_t holder;          // of an epilogue: the output that may hold the result, or -1
-    int32_t dtype;           // of an epilogue: the storage type of the result
-    int32_t unused;
+    int32_t dtype;           // of an epilogue or a producer: the storage type of the result
+    int32_t others;          // operands of the launch that the expression has not
 } pn_header;
 
 enum { PN_SLOT_OPERAND,   // value: operand; its element at the block's position

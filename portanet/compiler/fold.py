@@ -57,6 +57,9 @@ def simplify(graph: Graph) -> None:
             w.expression = simplified(w.expression)
         if w.epilogue is not None:
             w.epilogue = simplified(w.epilogue)
+        if w.producer is not None:
+            simple = simplified(w.producer.expression)
+            w.producer = w.producer._replace(expression=simple)
 
 
 def simplified(expression: Expression) -> Expression:

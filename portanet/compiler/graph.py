@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arrays import Emitter, Handle, elementwise_program, layout
 from ..devices import Device
 from ..op import Spec
-from ..program import OWN_INPUTS, Program
+from ..program import MADE, OWN_INPUTS, Program
 from ..scalars import Expression
 from .lazy import Call, Lazy, Source
 
@@ -27,10 +27,18 @@ class Slot:
     kept: bool = False  # read after the replay: a result, or an assigned value
 
 
+class Producer(NamedTuple):
+    """What makes the elements that a reduction reduces: an expression of its inputs, over
+    a shape."""
+
+    expression: Expression
+    shape: tuple[int, ...]
+
+
 @dataclass(eq=False, slots=True)
 class Work:
     """One launch to be. Either `expression` or `program` is set; a program may have an
-    epilogue, whose first input is what the program alone would store."""
+    epilogue, whose first input is what the program alone would store, or a producer."""
 
     outs: list[Handle]
     ins: list[Handle]
@@ -42,6 +50,7 @@ class Work:
     parts: list[str] = field(default_factory=list)  # the operators merged into this one
     row: int = 0  # elements of a row, of an expression that has rows
     epilogue: Expression | None = None
+    producer: Producer | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,6 +154,8 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
         made, words = elementwise_program(w.label, w.expression, w.outs, w.ins, w.row)
         return replace(made, buffers=_buffers(w)), tuple(words)
     assert w.program is not None
+    if w.producer is not None:
+        return _with_producer(w, *w.producer)
     if w.epilogue is None:
         shared = _buffers(w) if w.program.copies else ()
         return replace(w.program, buffers=shared), w.words
@@ -157,6 +168,24 @@ def program_of(w: Work) -> tuple[Program, tuple[int, ...]]:
         kernel=w.program.kernel,
         inputs=(*w.program.inputs, *after.inputs[1:]),
         options=w.program.options,
+    )
+    return program, (*w.words, *words)
+
+
+def _with_producer(
+    w: Work, expression: Expression, shape: tuple[int, ...]
+) -> tuple[Program, tuple[int, ...]]:
+    assert w.program is not None
+    made = layout(
+        shape, expression.dtype_of(expression.outputs[0]), w.outs[0].layout.device
+    )
+    before, words = elementwise_program(w.label, expression, [Handle(-1, made)], w.ins)
+    program = replace(
+        before,
+        kernel=w.program.kernel,
+        outputs=w.program.outputs,
+        options=(w.program.options[0], MADE),
+        buffers=_buffers(w),
     )
     return program, (*w.words, *words)
 

@@ -24,7 +24,7 @@ def inline(graph: Graph, max_operands: int) -> None:
         if not _may_vanish(graph, p, writers):
             continue
         at = readers.get(p.outs[0].slot, [])
-        if not _stable(p, i, max(at, default=i), writers):
+        if not stable(p, i, max(at, default=i), writers):
             continue
         if kernels[max(at, default=i)] > kernels[i] and cost.lingers(
             graph, p, lambda slot: len(readers[slot])
@@ -57,7 +57,7 @@ def _may_vanish(graph: Graph, p: Work, writers: dict[int, list[int]]) -> bool:
     return not graph.slots[slot].kept and len(writers[slot]) == 1
 
 
-def _stable(p: Work, first: int, last: int, writers: dict[int, list[int]]) -> bool:
+def stable(p: Work, first: int, last: int, writers: dict[int, list[int]]) -> bool:
     """Whether what p reads stays as it is until its last reader runs."""
     return not any(first < k < last for h in p.ins for k in writers.get(h.slot, ()))
 

@@ -28,6 +28,7 @@ from .epilogue import give_epilogues
 from .graph import Graph, program_of
 from .lazy import Source
 from .packed import Packed
+from .produce import give_producers
 from .reuse import Old, Target, take
 
 
@@ -64,6 +65,7 @@ def optimise(
         _alike(graph, pairs, packs, copies),
     )
     sums.settle(graph, formulas)
+    give_producers(graph, most)
     fold.simplify(graph)
     share.drop_unread(graph)
     order.reorder(graph, pairs)

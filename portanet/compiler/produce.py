@@ -1,0 +1,130 @@
+"""Pass: what only reductions read is computed where they read it.
+
+The sum of a product over any axes is then one launch, and the product is never stored. It
+runs after fusion, so that what else reads the same operands is one launch with it: a piece of
+work is taken where it is gone then. Sums over the last axes are formulas already (`sums`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..arrays import Handle, layout
+from ..dtypes import Dtype
+from ..program import Program
+from ..scalars import Builder, Expression, finish
+from . import cost
+from .absorb import absorb, emit
+from .graph import Graph, Producer, Work
+from .inline import stable
+from .walk import is_whole
+
+Produces = Callable[[Dtype, Sequence[int]], bool]
+RESULT = -1  # stands for the slot of what is not stored
+MAX_READERS = 4
+SUMS = ("sum", "mean", "prod")  # what computes in the type of its result
+
+
+def give_producers(graph: Graph, max_operands: int) -> None:
+    """Take elementwise work into the reductions that alone read its result."""
+    produces = getattr(graph.device.backend, "produces", None)
+    if produces is None:
+        return
+    work: list[Work | None] = list(graph.work)
+    writers, readers = graph.writers(), graph.readers()
+    kernels = cost.kernels_before(graph.work)
+    for i in reversed(range(len(work))):
+        p = work[i]
+        at = readers.get(p.outs[0].slot, []) if p is not None else []
+        if p is None or not at or not _may_vanish(graph, p, writers):
+            continue
+        if not stable(p, i, max(at), writers):
+            continue
+        if kernels[max(at)] > kernels[i] and cost.lingers(
+            graph, p, lambda slot: len(readers[slot])
+        ):
+            continue
+        made = _into_all(p, [graph.work[j] for j in at], max_operands, produces)
+        if made is None:
+            continue
+        work[i] = None
+        for h in p.ins:
+            others = [j for j in readers[h.slot] if j != i]
+            readers[h.slot] = sorted({*others, *at})
+        for j, w in zip(at, made, strict=True):
+            work[j] = graph.work[j] = w
+    graph.work = [w for w in work if w is not None]
+
+
+def _may_vanish(graph: Graph, p: Work, writers: dict[int, list[int]]) -> bool:
+    if p.expression is None or p.row or len(p.outs) != 1 or p.can_fault:
+        return False
+    h = p.outs[0]
+    alone = not graph.slots[h.slot].kept and len(writers[h.slot]) == 1
+    dtype = h.layout.dtype
+    return alone and is_whole(h.layout) and dtype is dtype.compute
+
+
+def _into_all(
+    p: Work, readers: list[Work], max_operands: int, produces: Produces
+) -> list[Work] | None:
+    if len(readers) > MAX_READERS or not all(_is_able(w, p, produces) for w in readers):
+        return None
+    if not _pays(p, len(readers)):
+        return None
+    made = []
+    for w in readers:
+        joined = _joined(w, p)
+        if joined is None or len(joined.ins) + len(joined.outs) > max_operands:
+            return None
+        made.append(joined)
+    return made
+
+
+def _is_able(w: Work, p: Work, produces: Produces) -> bool:
+    """Whether a reduction may compute what p makes, each element at most once."""
+    program = w.program
+    if program is None or program.kernel != "reduce" or program.copies:
+        return False
+    if program.options[0].startswith("arg") or p.size < w.words[0] * w.words[1]:
+        return False
+    return w.producer is not None or produces(p.outs[0].layout.dtype, w.words)
+
+
+def _pays(p: Work, readers: int) -> bool:
+    """Whether making the result for each reader costs no more than storing it and reading it
+    again; see `inline`."""
+    assert p.expression is not None
+    each = cost.of(p.expression) + cost.MOVE * cost.varying(p)
+    saved = cost.MOVE * p.size * (1 + readers) + cost.LAUNCH
+    return (readers - 1) * p.size * each <= saved
+
+
+def _joined(w: Work, p: Work) -> Work | None:
+    if w.producer is None:
+        assert w.program is not None and p.expression is not None
+        ins = [Handle(h.slot, h.layout.expanded(p.shape)) for h in p.ins]
+        made = Producer(_as_summed(p, w.program), p.shape)
+        return w.but(ins=ins, producer=made, parts=[*p.parts, *w.parts])
+    expression, shape = w.producer
+    dtype = expression.dtype_of(expression.outputs[0])
+    result = Handle(RESULT, layout(shape, dtype, p.outs[0].layout.device))
+    alone = w.but(outs=[result], expression=expression, program=None, producer=None)
+    made = absorb(alone, p)
+    if made is None or made.expression is None:
+        return None
+    producer = Producer(made.expression, made.shape)
+    return w.but(ins=made.ins, producer=producer, parts=made.parts)
+
+
+def _as_summed(p: Work, program: Program) -> Expression:
+    """What p makes, in the type that the reduction computes in."""
+    assert p.expression is not None
+    wanted = p.outs[0].layout.dtype
+    if program.options[0] in SUMS:
+        wanted = program.outputs[0].compute
+    builder = Builder(p.expression.inputs)
+    (value,) = emit(builder, p, range(len(p.ins)))
+    if builder.dtype_of(value) is not wanted:
+        value = builder.emit("cast", wanted, (value,)).value
+    return finish(builder, [value])

@@ -60,6 +60,24 @@ def test_bags_are_compiled(device):
     assert_close(run(x, at), layer(x, at).numpy(), rtol=1e-6)
 
 
+def test_a_bag_may_hold_infinities(device):
+    table = pn.tensor([[np.inf, -np.inf], [1.0, 2.0]], device=device)
+    x = pn.tensor([0, 0], device=device)
+    at = pn.tensor([0, 1, 2], device=device)
+    for padding_idx in (None, 1):
+        found = F.embedding_bag(x, table, at, "max", padding_idx=padding_idx)
+        assert found.tolist() == [[np.inf, -np.inf]] * 2 + [[0, 0]]
+
+
+@pytest.mark.parametrize("mode", HOW)
+def test_indices_before_the_first_bag_are_refused(device, mode):
+    x, table = pn.tensor(INDICES, device=device), pn.tensor(TABLE, device=device)
+    with pytest.raises(
+        IndexError, match="index -1 is out of range|first offset must be 0"
+    ):
+        F.embedding_bag(x, table, pn.tensor([1, 3], device=device), mode).numpy()
+
+
 def test_bad_bags_are_refused():
     x, table = pn.tensor(INDICES), pn.tensor(TABLE)
     bad = [

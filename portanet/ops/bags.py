@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import int32
+from ..dtypes import int32, uint32
 from . import elementwise as e
 from .create import positions
 from .index import _as_index, index_add, take
 from .lookup import embedding
+from .reduce import any as any_of
 from .reduce import max as maximum_of
 from .reduce import sum as total
 from .shape import broadcast_to, expand_dims, reshape
@@ -35,12 +36,42 @@ def _bags(x: Any, indices: Any, offsets: Any, include_last_offset: bool) -> Any:
 def _in_rows(indices: Any, bag: Any, bags: int) -> tuple[Any, Any]:
     """The indices as (bags, longest), and which of them are there. Reads the bags."""
     owner = bag.numpy()
+    if owner.min(initial=0) < 0:
+        raise IndexError(f"{NAME}: the first offset must be 0")
     sizes = np.bincount(owner, minlength=bags)
     starts = np.cumsum(sizes) - sizes
     column = np.arange(max(int(sizes.max(initial=0)), 1))
     there = column < sizes[:, None]
     places = np.where(there, starts[:, None] + column, 0).astype(np.int32)
     return take(indices, places, axis=0, name=NAME), indices.from_numpy(there, e.bool_)
+
+
+def _check(
+    indices: Any,
+    weight: Any,
+    offsets: Any,
+    mode: str,
+    scale: Any,
+    padding_idx: int | None,
+) -> None:
+    """ValueError where the arguments of embedding_bag do not fit each other."""
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError(f"{NAME}: mode is 'sum', 'mean' or 'max', not {mode!r}")
+    if scale is not None and mode != "sum":
+        raise ValueError(f"{NAME}: per_sample_weights need mode 'sum', not {mode!r}")
+    if scale is not None and scale.shape != indices.shape:
+        raise ValueError(
+            f"{NAME}: per_sample_weights {scale.shape} and indices {indices.shape} differ "
+            "in shape"
+        )
+    if indices.ndim not in (1, 2) or (indices.ndim == 2) != (offsets is None):
+        raise ValueError(
+            f"{NAME}: indices are (bags, n), or (count,) with offsets; got "
+            f"{indices.shape} {'without' if offsets is None else 'with'} offsets"
+        )
+    rows = weight.shape[0]
+    if padding_idx is not None and not -rows <= padding_idx < rows:
+        raise ValueError(f"{NAME}: padding_idx {padding_idx} is no row of {rows}")
 
 
 def embedding_bag(
@@ -58,60 +89,42 @@ def embedding_bag(
     include_last_offset a last one says where all end. mode: "sum", "mean" or "max".
     per_sample_weights: of the shape of indices, by which rows are multiplied, for "sum".
     Indices equal to padding_idx count for nothing; an empty bag gives zeros. "max" with
-    offsets reads them.
+    offsets reads them. IndexError where the first offset is above 0, at the next read on a
+    GPU.
 
     >>> table = pn.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     >>> nn.functional.embedding_bag(pn.tensor([0, 1, 2]), table, pn.tensor([0, 2]))
     tensor([[2., 3.],
             [5., 6.]])
     """
-    if mode not in ("sum", "mean", "max"):
-        raise ValueError(f"{NAME}: mode is 'sum', 'mean' or 'max', not {mode!r}")
-    if per_sample_weights is not None:
-        if mode != "sum":
-            raise ValueError(
-                f"{NAME}: per_sample_weights need mode 'sum', not {mode!r}"
-            )
-        if per_sample_weights.shape != indices.shape:
-            raise ValueError(
-                f"{NAME}: per_sample_weights {per_sample_weights.shape} and indices "
-                f"{indices.shape} differ in shape"
-            )
-    if indices.ndim not in (1, 2) or (indices.ndim == 2) != (offsets is None):
-        raise ValueError(
-            f"{NAME}: indices are (bags, n), or (count,) with offsets; got "
-            f"{indices.shape} {'without' if offsets is None else 'with'} offsets"
-        )
-    rows = weight.shape[0]
+    _check(indices, weight, offsets, mode, per_sample_weights, padding_idx)
     if padding_idx is not None:
-        if not -rows <= padding_idx < rows:
-            raise ValueError(f"{NAME}: padding_idx {padding_idx} is no row of {rows}")
-        padding_idx %= rows
-    counts = None if padding_idx is None else e.not_equal(indices, padding_idx)
-    bag = bags = None
+        padding_idx %= weight.shape[0]
+    bag = bags = counts = None
     if offsets is not None:
         bag, bags = _bags(weight, indices, offsets, include_last_offset)
         if mode == "max":
-            indices, there = _in_rows(indices, bag, bags)
-            is_pad = None if padding_idx is None else e.not_equal(indices, padding_idx)
-            counts = there if is_pad is None else e.logical_and(there, is_pad)
-            bag = None
+            indices, counts = _in_rows(indices, bag, bags)
+    if padding_idx is not None:
+        is_row = e.not_equal(indices, padding_idx)
+        counts = is_row if counts is None else e.logical_and(counts, is_row)
     y = embedding(indices, weight, padding_idx)
-    scale = (
-        None if per_sample_weights is None else expand_dims(per_sample_weights, axis=-1)
-    )
-    y = y if scale is None else e.multiply(y, scale)
+    if per_sample_weights is not None:
+        y = e.multiply(y, expand_dims(per_sample_weights, axis=-1))
     if counts is not None:
         counts = expand_dims(counts, axis=-1)
         y = e.where(counts, y, float("-inf") if mode == "max" else 0)
     if mode == "max":
         top = maximum_of(y, axis=1)
-        return top if counts is None else e.where(e.isinf(top), 0, top)
+        return top if counts is None else e.where(any_of(counts, axis=1), top, 0)
     number = _ones(y, indices.shape) if counts is None else e.astype(counts, y.dtype)
     if bag is None:
         sums, sizes = total(y, axis=1), total(number, axis=1)
     else:
         empty = broadcast_to(y.constant(0, y.dtype), (bags, y.shape[1]))
+        bag = e.astype(
+            bag, uint32
+        )  # what comes before the first bag is in none, not the last
         sums = index_add(empty, bag, y)
         sizes = index_add(empty[:, :1], bag, number)
     return sums if mode == "sum" else e.divide(sums, e.maximum(sizes, 1))

@@ -31,6 +31,9 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+MOST = 1 << 60  # elements of a tensor: its bytes still fit 64 bits
+
+
 class Layout:
     """Shape, strides, offset (in elements), dtype and device. One object per value:
     layouts are equal if they are the same object, so a plan is found without comparing."""
@@ -50,6 +53,14 @@ class Layout:
         self.shape, self.strides, self.offset = shape, strides, offset
         self.dtype, self.device = dtype, device
         self.size = math.prod(shape)
+        if (
+            self.size > MOST
+            or not self.size
+            and math.prod(n or 1 for n in shape) > MOST
+        ):
+            raise OutOfMemoryError(
+                f"a tensor has at most 2 ** 60 elements, not {shape}"
+            )
         self.contiguous = all(
             n == 1 or s == r
             for n, s, r in zip(shape, strides, row_major(shape), strict=True)
@@ -321,9 +332,23 @@ class Emitter:
     ) -> None:
         """One launch of a kernel that is a file; nothing where there is nothing to write."""
         if outputs[0].layout.size:
+            self.check_sizes([h.layout for h in (*outputs, *inputs)])
             made, read = (tuple(h.layout.dtype for h in hs) for hs in (outputs, inputs))
             program = Program(kernel, made, read, options, label=self.label)
             self.launch(program, words, outputs, inputs)
+
+    def check_sizes(self, operands: Sequence[Spec | Layout]) -> None:
+        """OutOfMemoryError where one launch can't count the elements of an operand, which
+        may take no memory: a number that is broadcast."""
+        backend = self.device.backend
+        most = getattr(backend, "max_elements", MOST)
+        for x in operands:
+            if (size := math.prod(x.shape)) > most:
+                raise OutOfMemoryError(
+                    f"{self.label}: {self.device} counts {most} elements at most, and shape "
+                    f"{x.shape} has {size} ({size * backend.itemsize(x.dtype)} bytes); "
+                    "split it, or use the cpu"
+                )
 
     def kernel_dtype(self, kernel: str, dtype: Dtype) -> Dtype:
         """What a kernel of this device takes values of a dtype as: the dtype itself, or the
@@ -333,6 +358,7 @@ class Emitter:
 
     def formula(self, op: Op, inputs, specs: Sequence[Spec], static) -> list[Handle]:
         """An elementwise operator on these inputs, into new buffers."""
+        self.check_sizes([*specs, *(h.layout for h in inputs)])
         dtypes = tuple(h.layout.dtype for h in inputs)
         casts = op.casts(*dtypes, **static) if op.casts else [t.compute for t in dtypes]
         expression = _traced(

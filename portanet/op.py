@@ -12,9 +12,7 @@ from .dtypes import Dtype, promote, scalar_dtype
 
 OPS: dict[str, Op] = {}
 PARTS: dict[str, Op] = {}  # those with a kernel that are not listed
-LONGEST_ROW = (
-    1 << 14
-)  # that a formula sums: what stays in a cache while it is read again
+LONGEST_ROW = 1 << 14  # that a formula sums: it stays in a cache until it is read again
 
 
 class Spec(NamedTuple):

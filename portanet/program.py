@@ -292,6 +292,7 @@ class Backend(Protocol):
     # For compiled functions. A backend without `sequence` gets its launches one by one.
 
     max_operands: int  # buffers that a launch may have
+    max_elements: int  # that a launch may count of an operand; may be missing
     sums_rows: bool  # an expression may have rows; without the attribute, none has
     long_rows: int  # so many rows at least may have any length; may be missing
     formulas_first: bool  # an operator that has both runs its formula, not its kernel
@@ -300,10 +301,9 @@ class Backend(Protocol):
     # contiguous; without the attribute, none does.
     produces: Callable[[Dtype, Sequence[int]], bool]
     has_tf32: bool  # products take that option; without the attribute, they do not
-    halves: frozenset[
-        str
-    ]  # kernels that take operands of 16 bits, where others get them
-    # widened by a launch of their own; may be missing
+    # Kernels that take operands of 16 bits, where others get them widened by a launch of
+    # their own; may be missing.
+    halves: frozenset[str]
     copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
     max_copied: int  # buffers that such a launch may have; without it, max_operands
     # Kernels of which an output may be an input that is read in the same order, or, of those

@@ -105,8 +105,13 @@ class Backend:
         if program.expression is not None:
             code = pack(program, rows_of(program, words))
         dtypes = bytes(t.code for t in (*program.outputs, *program.inputs))
-        packed = struct.pack(f"={len(words)}q", *words)
         label = program.label or program.kernel
+        try:
+            packed = struct.pack(f"={len(words)}q", *words)
+        except struct.error:
+            raise OverflowError(
+                f"{label}: a size or stride does not fit 64 bits"
+            ) from None
         return _c.launch(program.kernel, packed, dtypes, program.options, code, label)
 
     def sequence(

@@ -12,6 +12,7 @@ it does with an operand that is one row for all of them.
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -196,7 +197,12 @@ class Lowering:
         return self._slot(UNIFORM, self.uniforms - 1)
 
     def _constant(self, i: Instruction) -> int:
-        self.constants.append(struct.pack(PACK[i.dtype.name], i.immediate))
+        layout, value = PACK[i.dtype.name], i.immediate
+        try:
+            packed = struct.pack(layout, value)
+        except OverflowError:  # where a float64 rounds to an infinite float32
+            packed = struct.pack(layout, math.copysign(math.inf, value))
+        self.constants.append(packed)
         return self._slot(CONSTANT, len(self.constants) - 1)
 
     def _load(self, value: int) -> int:

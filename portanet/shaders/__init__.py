@@ -130,6 +130,8 @@ class Params:
         """(buffer, offset, bytes, batch it was freed in) of a slot with these words."""
         nbytes = 16 * lower.words_declared(len(words))
         data = np.zeros(nbytes // 4, np.uint32)
+        if not -1 << 31 <= min(words, default=0) <= max(words, default=0) < 1 << 32:
+            raise OverflowError("a size or stride does not fit 32 bits; use the cpu")
         data[: len(words)] = np.array(words, np.int64).astype(np.uint32)
         buffer, offset = self._slot(nbytes)
         self.host.write(buffer, offset, data)
@@ -162,6 +164,7 @@ class Backend:
     copies = frozenset(("reduce",))
     # WebGPU binds no buffer for reading and writing at once.
     writes_in_place: frozenset[str] = frozenset()
+    max_elements = (1 << 31) - 1  # kernels count in 32 bits
 
     def __init__(self, index: int = 0):
         self._host = host = hosts.Host(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,8 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     Memory that is shared shows here what others write to it, and there what a compiled
     step writes to this tensor.
     """
+    if not hasattr(x, "__dlpack_device__"):
+        raise TypeError(f"from_dlpack: {type(x).__name__} does not speak DLPack")
     kind, number = x.__dlpack_device__()
     if kind != _DLPACK_CUDA:
         return tensor(np.from_dlpack(x), device=device)
@@ -175,6 +178,8 @@ def full(
         raise ValueError(f"full: sizes can't be negative: {sizes}")
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
+    if not isinstance(fill_value, numbers.Real | np.bool_):
+        raise TypeError(f"full: a number is expected, not {type(fill_value).__name__}")
     chosen = as_dtype(type(fill_value) if dtype is None else dtype)
     one = _number(fill_value, chosen, _place(device))
     return tensor_of(broadcast_to(one, sizes).value).requires_grad_(requires_grad)

@@ -22,7 +22,9 @@ _RAISED = (
 
 
 # What a tensor has and other values are asked for in vain.
-_ASKED = {"shape", "ndim", "size", "dtype", "device", "level", "is_float", "is_integer"}
+_ASKED = {
+    "shape", "ndim", "size", "dtype", "device", "level", "constant", "is_float", "is_integer",
+}  # fmt: skip
 
 
 def no_tensor(name: str, error: AttributeError, values: tuple) -> Exception | None:

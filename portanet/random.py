@@ -93,6 +93,17 @@ def manual_seed(seed: int) -> Generator:
     return default_generator.manual_seed(seed)
 
 
+def stream(name: str, generator: Generator | None) -> Generator:
+    """The generator that is given, or the default one."""
+    if generator is None:
+        return default_generator
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"{name}: a pn.Generator is expected, not {type(generator).__name__}"
+        )
+    return generator
+
+
 def _draw(name: str, shape: Any, words: int, device: Any, generator: Generator | None):
     """`words` tensors of random words, each flat, and the shape they are for."""
     sizes = as_shape(name, shape)
@@ -100,7 +111,7 @@ def _draw(name: str, shape: Any, words: int, device: Any, generator: Generator |
         raise ValueError(f"{name}: sizes can't be negative: {sizes}")
     place = default_device() if device is None else get_device(device)
     n = math.prod(sizes)
-    bits = (generator or default_generator).bits(n * words, place)
+    bits = stream(name, generator).bits(n * words, place)
     return [bits[i * n : (i + 1) * n] for i in range(words)], sizes
 
 

@@ -50,6 +50,13 @@ SHAPES = [
         lambda x: pn.concat([x, x[:, :2]]),
         r"concat: tensor 1 is \(3, 2\) and tensor 0 is \(3, 4\)",
     ),
+    (
+        lambda x: pn.broadcast_to(x[:1, :1], (-2, 3)),
+        r"broadcast_to: sizes can't be negative: \(-2, 3\)",
+    ),
+    (lambda x: x[:1, 0].expand(-5), r"broadcast_to: sizes can't be negative: \(-5,\)"),
+    (lambda x: x[:, ::0], "indexing: the step of a slice can't be 0"),
+    (lambda x: pn.topk(x, -1), r"topk: k is -1, axis 1 .* allows 0 to 4"),
     (lambda x: pn.concat([]), "concat: at least one tensor is needed"),
     (
         lambda x: pn.stack([x, x.T]),
@@ -143,6 +150,23 @@ TYPES = [
     (lambda x: pn.one_hot(x, 3), "one_hot: classes are integers, not float32"),
     (lambda x: x.astype("int128"), "'int128' is not a portanet dtype; use one of bool"),
     (lambda x: pn.zeros("ab"), "a shape is made of integers, not 'ab'"),
+    (lambda x: pn.full((2,), "one"), "full: a number is expected, not str"),
+    (lambda x: pn.full((2,), None), "full: a number is expected, not NoneType"),
+    (lambda x: pn.einsum(5, x), "einsum: the equation is a str, not int"),
+    (lambda x: pn.from_dlpack(3), "from_dlpack: int does not speak DLPack"),
+    (lambda x: pn.roll(x, 1.5), "roll: 'float' object cannot be interpreted"),
+    (lambda x: pn.pad(np.ones(2), 1), "pad: a tensor is expected, not ndarray"),
+    (lambda x: x.assign(3), "assign: a tensor is expected, not int"),
+    (lambda x: x.view_as(3), "view_as: a tensor is expected, not int"),
+    (lambda x: x.masked_fill(True, 0), "masked_fill: a tensor is expected, not bool"),
+    (lambda x: x.gather(0, 1), "gather: a tensor is expected, not int"),
+    (
+        lambda x: x.sum().requires_grad_().backward(2),
+        "backward: a tensor is expected, not int",
+    ),
+    (lambda x: pn.rand(2, generator=0), "uniform: a pn.Generator is expected, not int"),
+    (lambda x: F.dropout(x, generator=5), "dropout: a pn.Generator is expected"),
+    (lambda x: pn.bernoulli(x, generator=5), "a pn.Generator is expected, not int"),
     (lambda x: pn.tensor("text"), "tensor: str holds no numbers"),
     (lambda x: pn.tensor(["a", "b"]), "tensor: list holds no numbers"),
     (lambda x: pn.tensor([None]), "tensor: list holds no numbers"),
@@ -471,6 +495,53 @@ def test_a_terabyte_that_needs_no_memory_is_allowed(device):
     assert "..." in repr(x)
 
 
+HUGE = [
+    lambda x: pn.broadcast_to(x, (1 << 31, 1 << 31, 2)),
+    lambda x: pn.broadcast_to(x, (1 << 40, 1 << 40, 0, 2)),
+    lambda x: pn.tile(x, (1 << 62,)),
+    lambda x: pn.repeat(x, 1 << 62),
+    lambda x: pn.pad(x, 1 << 62),
+    lambda x: pn.dilate(x, 0, 1 << 62),
+    lambda x: F.interpolate(x.reshape(1, 1, 2), scale_factor=1e18),
+    lambda x: F.conv1d(
+        x.reshape(1, 1, 2), ones(1, 1, 2, device=x.device), padding=1 << 61
+    ),
+    lambda x: pn.zeros(1 << 62, device=x.device),
+]
+
+
+@pytest.mark.parametrize("call", HUGE)
+def test_a_shape_that_64_bits_cannot_count_is_refused_by_name(device, call):
+    x = pn.tensor([1.0, 2.0], device=device)
+    with pytest.raises(
+        pn.OutOfMemoryError, match=r"^[a-z_0-9]+: .*at most 2 \*\* 60 elements"
+    ):
+        call(x)
+    assert works(device)
+
+
+def test_elements_that_wgpu_cannot_count_are_refused_and_not_summed_wrongly(device):
+    if device != "wgpu":
+        assert not hasattr(get(device).backend, "max_elements")
+        return
+    one = pn.ones(1, device=device)
+    for call in (
+        lambda: pn.broadcast_to(one, (1 << 32,)).sum(),
+        lambda: pn.broadcast_to(one, (65536, 65537)).mean(axis=0),
+        lambda: pn.compile(lambda x: (pn.broadcast_to(x, (65536, 65537)) * 2).sum())(one),
+        lambda: pn.broadcast_to(one, (1 << 58,)) + 1,
+        lambda: F.conv1d(ones(1, 1, 2, device=device), ones(1, 1, 1, device=device),
+                         padding=1 << 57),
+    ):  # fmt: skip
+        with pytest.raises(
+            pn.OutOfMemoryError, match="counts 2147483647 elements at most"
+        ):
+            call()
+    with pytest.raises(OverflowError, match="max_pool1d: .*does not fit 32 bits"):
+        F.max_pool1d(ones(1, 1, 4, device=device), 2, stride=1 << 33)
+    assert works(device)
+
+
 def test_memory_that_is_short_is_found_in_a_graph_and_what_was_there_stays(device):
     x = pn.tensor([1.0, 2.0], device=device, requires_grad=True)
     y = (x * 3).sum()
@@ -593,7 +664,7 @@ def test_what_is_no_tensor_is_named_with_the_function_that_got_it(name, call):
     [
         ("^arange: ", TypeError, lambda: pn.arange(None)),
         ("^linspace: ", TypeError, lambda: pn.linspace("x", 1.0, 3)),
-        ("^pad: ", OverflowError, lambda: pn.pad(pn.ones((4, 6)), 10**12)),
+        ("^pad: ", pn.OutOfMemoryError, lambda: pn.pad(pn.ones((4, 6)), 10**12)),
         ("^roll: ", TypeError, lambda: pn.roll(pn.ones(4), "x")),
         ("^split: ", TypeError, lambda: pn.split(pn.ones(4), None)),
         (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import dtypes
 from ..ops import create, index, losses, scan, shape
 from ..ops import elementwise as e
+from ..naming import naming
 from ..renames import METHODS, Elsewhere
 
 if TYPE_CHECKING:
@@ -192,6 +193,10 @@ class Familiar:
         part = tuple(slice(None if i == at else n) for i, n in enumerate(sizes))
         return _gather(self[part], index, axis=at, name="gather")  # type: ignore
 
+
+for _name, _method in list(vars(Familiar).items()):
+    if getattr(getattr(_method, "__code__", None), "co_argcount", 0) > 1:
+        setattr(Familiar, _name, naming(_method))
 
 # Not shadowed by the methods' arguments.
 _take, _gather = index.take, index.take_along_axis

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..op import check_tensor
 from ..ops import elementwise as e
 from . import tape
 from .tape import Alias, Node, Part, mode, no_grad
@@ -29,7 +30,9 @@ def _seed(y: Tensor, gradient: Any, create_graph: bool) -> Any:
             )
         made = y.constant(1, y.dtype)
         gradient = made if not y.shape else made.reshape(y.shape)
-    elif gradient.shape != y.shape:
+        return gradient if create_graph else gradient._read()
+    check_tensor("backward", gradient)
+    if gradient.shape != y.shape:
         raise ValueError(f"backward: gradient {gradient.shape} of a tensor {y.shape}")
     if gradient.dtype is not y.dtype:
         gradient = e.astype(gradient, y.dtype)

@@ -17,7 +17,7 @@ from ..devices import Device
 from ..devices import device as InDevice
 from ..devices import get as get_device
 from ..dtypes import Dtype, as_dtype, float32
-from ..op import Joint, Op
+from ..op import Joint, Op, check_tensor
 from ..ops import elementwise as e
 from ..ops import index, shape
 from .methods import Methods
@@ -251,11 +251,16 @@ class Tensor(Methods):
         """Take the value of another tensor of the same shape, dtype and device."""
         value = value._read() if isinstance(value, Tensor) else value
         mine = self.value
-        if (
-            mine.dtype is not value.dtype
-            or mine.device is not value.device
-            or mine.shape != value.shape
-        ):
+        try:
+            fits = (
+                mine.dtype is value.dtype
+                and mine.device is value.device
+                and mine.shape == value.shape
+            )
+        except AttributeError:
+            check_tensor("assign", value)
+            raise
+        if not fits:
             _refuse_assign(mine, value)
         self._write(value)
         return self
@@ -300,7 +305,8 @@ class Tensor(Methods):
         dtype: Any = None,
         non_blocking: bool = False,
     ) -> Tensor:
-        """On another device, or as another dtype, or both: `x.to("wgpu")`, `x.to(pn.float16)`.
+        """On another device, or as another dtype, or both: `x.to("wgpu")`, `x.to(pn.float16)`,
+        or as another tensor in both: `x.to(y)`.
 
         A copy to another device is recorded: its gradient comes back. non_blocking is
         PyTorch's: nothing waits here anyway.
@@ -309,6 +315,8 @@ class Tensor(Methods):
         for w in (*where, *not_none(device, dtype)):
             if isinstance(w, Dtype):
                 x = e.astype(x, w)
+            elif isinstance(w, Tensor):
+                x = e.astype(_move(x, w.device), w.dtype)
             elif isinstance(w, Device | InDevice) or (
                 isinstance(w, str) and not _is_dtype(w)
             ):

@@ -98,7 +98,7 @@ from ..ops.shape import flatten, moveaxis, reshape
 from ..naming import name_errors
 from ..renames import no_function
 from ..op import check_tensor
-from ..random import Generator, default_generator, gumbel
+from ..random import Generator, gumbel, stream
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -281,8 +281,7 @@ def dropout(
         return x
     if p == 1:
         return e.multiply(x, 0)
-    source = generator or default_generator
-    bits = source.bits(x.size, x.device)
+    bits = stream("dropout", generator).bits(x.size, x.device)
     return dropping.drop(x, reshape(bits, x.shape), p)
 
 
@@ -498,7 +497,7 @@ def scaled_dot_product_attention(
     }  # fmt: skip
     if not dropout_p:
         return attend(*args, **chosen)[0]
-    state = (generator or default_generator).state(query.device)
+    state = stream(ATTENTION, generator).state(query.device)
     y, after = attend(*args, state, dropout_p, **chosen)
     with no_grad():
         state.assign(after.detach())

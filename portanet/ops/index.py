@@ -331,8 +331,9 @@ def _as_part(x: Any, part: Any) -> Any:
     if hasattr(part, "level"):
         if part.ndim == 0 and part.dtype.is_integer:
             return int(part.numpy()) if hasattr(part, "numpy") else part
-        return part
-    if isinstance(part, bool | np.bool_):
+        if part.ndim or part.dtype.kind != "bool":
+            return part
+    if isinstance(part, bool | np.bool_) or hasattr(part, "level"):
         raise IndexError(
             "indexing: a single bool is not supported; use a mask of x's shape"
         )
@@ -371,6 +372,8 @@ def _spans(x: Any, parts: list[Any]):
             continue
         n = x.shape[axis]
         if isinstance(p, slice):
+            if p.step == 0:
+                raise ValueError("indexing: the step of a slice can't be 0")
             span = range(*p.indices(n))
             region.append((span.start if len(span) else 0, span.step, len(span)))
             shape.append(len(span))

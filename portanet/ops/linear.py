@@ -229,6 +229,8 @@ def tensordot(a: Any, b: Any, /, *, axes: Any = 2) -> Any:
 def _parse(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
     """The letters of each operand and of the result; '...' becomes upper-case letters that
     the equation does not use, counted from the last."""
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum: the equation is a str, not {type(equation).__name__}")
     equation = equation.replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")

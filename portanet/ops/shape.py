@@ -226,6 +226,8 @@ def broadcast_to(x: Any, /, shape: Any) -> Any:
             [1, 2]], dtype=int32)
     """
     sizes = as_shape("broadcast_to", shape)
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"broadcast_to: sizes can't be negative: {sizes}")
     return x if sizes == x.shape else _expand(x, shape=sizes)
 
 
@@ -645,7 +647,8 @@ def roll(x: Any, /, shift: Any, *, axis: Any = None) -> Any:
         flat = roll(reshape(x, (-1,)), shift, axis=0)
         return reshape(flat, x.shape)
     axes = axis if isinstance(axis, tuple | list) else (axis,)
-    shifts = shift if isinstance(shift, tuple | list) else (shift,) * len(axes)
+    given = shift if isinstance(shift, tuple | list) else (shift,) * len(axes)
+    shifts = [operator.index(k) for k in given]
     if len(axes) != len(shifts):
         raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     for k, a in zip(shifts, axes, strict=True):

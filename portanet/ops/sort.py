@@ -133,7 +133,9 @@ def topk(x: Any, k: int, /, *, axis: int = -1, largest: bool = True) -> TopK:
     at = normalise_axis("topk", axis, x.ndim, x.shape)
     k = operator.index(k)
     if not 0 <= k <= x.shape[at]:
-        raise ValueError(f"topk: k is {k}, axis {at} of shape {x.shape} has less")
+        raise ValueError(
+            f"topk: k is {k}, axis {at} of shape {x.shape} allows 0 to {x.shape[at]}"
+        )
     return TopK(*_sorted("topk", x, at, largest, k))
 
 

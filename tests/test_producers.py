@@ -81,7 +81,7 @@ def test_other_reductions(which, device):
         made = pn.abs(x) < pn.exp(y) if of_truth else x * 0.01 + pn.tanh(y * 0.01) + 1
         return getattr(pn, which)(made, axis=0)
 
-    xs = drawn(device, (300, 50), (50,))
+    xs = drawn(device, (300, 50), (300, 50))
     got, _ = compiled(function, xs)
     x, y = (a.numpy().astype(np.float64) for a in xs)
     values = np.abs(x) < np.exp(y) if of_truth else x * 0.01 + np.tanh(y * 0.01) + 1
@@ -129,7 +129,7 @@ def test_two_reductions_of_one_product(device):
     close(run(*xs).numpy(), np.stack([(x * y).sum(0), (x * y).max(0)]), 500)
 
 
-def test_a_gradient_of_a_scale_is_one_launch(device):
+def test_a_gradient_of_a_scale_is_one_launch_and_a_copy(device):
     def function(x, w, g):
         w = w.detach()
         w.requires_grad = True
@@ -137,7 +137,7 @@ def test_a_gradient_of_a_scale_is_one_launch(device):
         return w.grad
 
     xs = drawn(device, (700, 90), (90,), (700, 90))
-    got, _ = compiled(function, xs)
+    got, _ = compiled(function, xs, 2)
     x, _, g = (a.numpy().astype(np.float64) for a in xs)
     close(got, (np.tanh(x) * g).sum(0), 700)
 

@@ -11,6 +11,7 @@ import re
 
 import pytest
 
+import portanet as pn
 from portanet.autograd import tensor_of
 import portanet.ops
 from portanet.devices import Device, get
@@ -19,6 +20,7 @@ from portanet.shaders import lower, variants
 from tests.conformance import LAYOUTS, as_tuple, cases_on, laid_out, listed, typed
 from tests.conftest import PRESENT
 from tests.null_backend import NullBackend
+from tests.test_passes import optimised
 from tests.tint_compiler import compile_all, entry_points
 
 for module in pkgutil.iter_modules(portanet.ops.__path__):
@@ -124,6 +126,31 @@ def test_tint_accepts_every_text_and_makes_its_pipelines_at_default_limits(texts
     errors = {n: e for n, e in compile_all(chosen).items() if e}
     assert not errors, "\n".join(f"{n}: {e}\n{chosen[n]}" for n, e in errors.items())
     assert len(chosen) >= 900
+
+
+def test_tint_accepts_reductions_that_compute_what_they_reduce():
+    """Of columns, of planes, of truths, in one pass and in two."""
+    made = {}
+
+    functions = [
+        lambda x, y: pn.sum(x * y, axis=0),
+        lambda x, y: pn.mean(pn.square(x - y).reshape(10, -1, 7, 10), axis=(0, 1, 3)),
+        lambda x, y: pn.max((x.T + y.T)[::-1], axis=1),
+        lambda x, y: pn.any(x < y, axis=0),
+        lambda x, y: pn.sum(x == y, axis=0),
+    ]
+    place = Device("null", NullBackend(kernels=tuple(variants.PLANS), dtypes=DTYPES))
+    place.backend.produces = lambda dtype, words: True
+    for function in functions:
+        for shape in ((90, 70), (20000, 70)):
+            optimised(place, function, shape, shape)
+    for program, words in place.backend.built:
+        for text, buffers in texts_of(program, words):
+            made[text] = (f"{program.kernel} of {program.label}", buffers)
+    chosen = named(made, lambda buffers: buffers <= DEFAULT_BUFFERS)
+    assert sum("fn made(" in text for text in chosen.values()) == 10
+    errors = {n: e for n, e in compile_all(chosen).items() if e}
+    assert not errors, "\n".join(f"{n}: {e}\n{chosen[n]}" for n, e in errors.items())
 
 
 def test_tint_accepts_the_texts_that_need_more_buffers(texts):

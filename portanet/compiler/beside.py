@@ -128,6 +128,8 @@ def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
         return None
     if len(w.outs) != 1 or len(w.ins) != 1 or p.options[0].startswith("arg"):
         return None
+    if w.producer is not None:
+        return None
     home = graph.home()
     apart = home.get(w.ins[0].slot, -1) != home.get(w.outs[0].slot, -2)
     return replace(p, label="") if apart else None

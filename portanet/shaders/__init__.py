@@ -161,6 +161,7 @@ class Backend:
     name = "wgpu"
     sums_rows = True
     epilogues = frozenset({"matmul", "convolve"})
+    produces = staticmethod(lambda dtype, words: True)
     copies = frozenset(("reduce",))
     # WebGPU binds no buffer for reading and writing at once.
     writes_in_place: frozenset[str] = frozenset()

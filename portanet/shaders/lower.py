@@ -315,6 +315,20 @@ def epilogue(
     return "\n".join(f"    {line}" for line in lines)
 
 
+def producer(program: Program, first: int) -> str:
+    """The function that makes element i of what a reduction reduces. program: the
+    elementwise one; first: the place of its words."""
+    assert program.expression is not None
+    at, expression = _positions(program, first), program.expression
+    lines = _coordinates(program, first)
+    for j in range(len(program.inputs)):
+        lines.append(f"let v{j} = load_x{j}({at[1 + j]});")
+    lines += [*body(expression), f"return v{expression.outputs[0]};"]
+    kind = COMPUTED_AS[program.outputs[0]]
+    inner = "\n".join(f"    {line}" for line in lines)
+    return f"fn made(i: u32) -> {kind} {{\n{inner}\n}}\n"
+
+
 def _coordinates(program: Program, first: int = 0) -> list[str]:
     """c0, c1, ...: the element's position in each dimension; first: the place of the words
     of elementwise work."""

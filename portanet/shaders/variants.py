@@ -21,14 +21,17 @@ from .lower import (
     COMPUTED_AS,
     HERE,
     PREFIX,
+    bound,
     cast,
     elementwise,
+    elementwise_words,
     epilogue,
     has_rows,
     header,
     kernel_text,
     kinds,
     primitive,
+    producer,
     rows,
     with_scalars,
 )
@@ -252,16 +255,18 @@ REDUCE_WORDS = 125
 @functools.lru_cache(1024)
 def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) -> str:
     """A pass of a reduction, from x or partial results, to y or partial ones. With an
-    expression, it is what happens to y: its epilogue, whose first input is x."""
-    (which,) = program.options
-    made = program.inputs[:1] if program.expression else program.outputs
-    plain = Program("reduce", made, program.inputs[:1], program.options)
+    expression it has a producer, which makes x, or an epilogue, whose first input is x."""
+    which, maker = program.options[0], ""
+    plain = _plain_reduction(program)
     computed = _accumulator(plain, which)
     is_bool = computed is bool_
     stored = "u32" if is_bool else COMPUTED_AS[computed]
     definitions, start, lifted = _monoid(which, int32 if is_bool else computed)
     source, target = plain.inputs[0].compute, plain.outputs[0].compute
     value = cast("load_x0(at)", source, computed)
+    if program.has_producer:
+        value = cast("made(at)", source, computed)
+        maker = producer(program.producer, REDUCE_WORDS)
     value = f"u32({value})" if is_bool else value
     fetched = "partial[at]" if reads_partial else lifted
     first = "" if reads_partial else f"let v = {value}; "
@@ -279,11 +284,11 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
         fetched = fetched.replace("[at]", "[partial_at(at)]")
     place = "partial_at(i)" if joined else "i"
     stores = f"partial[{place}] = a;" if writes_partial else f"store_y0(i, {result});"
-    if program.expression is not None:
+    if program.has_epilogue:
         ending = replace(program, kernel="elementwise", options=())
         stores = f"\n{epilogue(ending, REDUCED_WORDS, 'a', 1)}\n"
     monoid = (
-        f"alias T = {stored};\n{definitions}"
+        f"alias T = {stored};\n{definitions}{maker}"
         f"fn initial() -> Accumulated {{ return {start}; }}\n"
         f"fn fetch(at: u32, r: u32) -> Accumulated {{ {first}return {fetched}; }}\n"
         f"fn emit(i: u32, a: Accumulated) {{ {stores} }}\n"
@@ -293,13 +298,32 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
     if joined:
         top = beside.header(program, REDUCE_WORDS, reads_partial, writes_partial)
     else:
-        top = header(program, REDUCE_WORDS, partial)
+        top = header(program, _reduce_room(program), partial)
     return with_scalars(top + "\n" + text)
 
 
+def _plain_reduction(program: Program) -> Program:
+    """The reduction without what happens before and after."""
+    outputs, inputs = program.outputs, program.inputs[:1]
+    if program.has_producer:
+        inputs = program.producer.outputs
+    elif program.expression is not None:
+        outputs = inputs
+    options = program.options[:1]
+    return Program("reduce", outputs, inputs, options, label=program.label)
+
+
+def _reduce_room(program: Program) -> int:
+    """Words that a step of a reduction has: those of a producer lie behind."""
+    if not program.has_producer:
+        return REDUCE_WORDS
+    return REDUCE_WORDS + elementwise_words(program.producer)
+
+
 def _reduce_texts(program: Program) -> list[str]:
-    passes = ((False, False), (False, True), (True, False))
-    return [_reduce_text(program, *which) for which in passes]
+    second = _plain_reduction(program) if program.has_producer else program
+    firsts = [_reduce_text(program, False, partial) for partial in (False, True)]
+    return [*firsts, _reduce_text(second, True, False)]
 
 
 def _padded(words: tuple) -> tuple:
@@ -318,16 +342,21 @@ def _chunk(kept: int, reduced: int, by_rows: bool) -> int:
 
 
 def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) -> Step:
-    kept, reduced = words[0], words[1]
-    outputs = kept * chunks
+    kept, reduced, cost = words[0], words[1], 8
+    outputs, after = kept * chunks, ()
+    if program.has_producer:
+        own = 5 + 2 * (words[2] + words[3])
+        words, after = words[:own], words[own:]
+        made = program.producer
+        cost += 4 * len(made.expression.instructions) + 8 * made.rank
     return Step(
         text,
         "rows" if by_rows else "lanes",
         kinds(program),
         operands,
-        _padded((chunks, chunk, total, *words)),
+        _padded((chunks, chunk, total, *words)) + after,
         outputs if by_rows else _groups(outputs, 256),
-        8 * (kept * reduced + 256 * outputs if by_rows else kept * (reduced + 1)),
+        cost * (kept * reduced + 256 * outputs if by_rows else kept * (reduced + 1)),
     )
 
 
@@ -345,13 +374,17 @@ def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     if chunk >= reduced:
         text = _reduce_text(program, False, False)
         step = _reduce_step(
-            program, words, 1, max(reduced, 1), reduced, by_rows, text, (0, 1)
+            program, words, 1, max(reduced, 1), reduced, by_rows, text, bound(program)
         )
         return Plan((step,))
     chunks = _groups(reduced, chunk)
     text = _reduce_text(program, False, True)
-    first = _reduce_step(program, words, chunks, chunk, reduced, by_rows, text, (-1, 1))
-    second = _combine_step(program, kept, chunks, reduced, on_cpu)
+    operands = tuple(i or -1 for i in bound(program))
+    first = _reduce_step(
+        program, words, chunks, chunk, reduced, by_rows, text, operands
+    )
+    plain = _plain_reduction(program)
+    second = _combine_step(plain, kept, chunks, reduced, on_cpu)
     size = 8 if program.options[0].startswith("arg") else 4
     return Plan((first, second), kept * chunks * size)
 

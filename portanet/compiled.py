@@ -2,22 +2,23 @@
 
 The key of a plan is what the trace took for granted: the layouts of the arguments, static
 arguments, whether gradients are recorded; and guards on what it read: the layouts of states,
-which gradients were there, the train/eval state of modules.
+which gradients were there, attributes of modules, options of optimizers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .arrays import Array, Layout, contiguous
 from .autograd import Tensor, tensor_of
-from .autograd.tape import mode
+from .autograd.tape import mode, revision, while_traced
 from .devices import chosen, default_device
 from .compiler import draw, explain
 from .compiler.graph import lower
@@ -25,65 +26,13 @@ from .compiler.lazy import Lazy, TraceError, Tracer
 from .compiler.plan import Plan, optimise
 from .compiler.reuse import Target
 from .precision import get_float32_matmul_precision
+from .structure import flatten, frozen, statics, unflatten
 
 
-def flatten(value: Any, leaves: list[Tensor]) -> Any:
-    """The structure of an argument or result, its tensors put into `leaves`."""
-    if isinstance(value, Tensor):
-        leaves.append(value)
-        return _LEAF
-    if isinstance(value, tuple | list):
-        return (type(value), *(flatten(v, leaves) for v in value))
-    if isinstance(value, dict):
-        return (dict, *((k, flatten(v, leaves)) for k, v in value.items()))
-    return ("static", _Static(value))
-
-
-_LEAF = "tensor"
 _TENSORS = {Tensor}
-
-
-class _Static:
-    """A value that a plan takes for granted, compared by value where it can be."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        try:
-            return hash((type(self.value), self.value))
-        except TypeError:
-            return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        assert isinstance(other, _Static)
-        a, b = self.value, other.value
-        if a is b:
-            return True
-        return type(a) is type(b) and _hashable(a) and bool(a == b)
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def unflatten(structure: Any, leaves: Any) -> Any:
-    """The value of a structure, its tensors taken from an iterator."""
-    if structure is _LEAF:
-        return next(leaves)
-    kind, *rest = structure
-    if kind == "static":
-        return rest[0].value
-    if kind is dict:
-        return {k: unflatten(v, leaves) for k, v in rest}
-    values = [unflatten(v, leaves) for v in rest]
-    return kind(*values) if hasattr(kind, "_fields") else kind(values)
+# Calls of compiled functions take turns: each reads the states that the one before has
+# assigned, and may write over them.
+_turn = threading.RLock()
 
 
 class Trace:
@@ -102,7 +51,7 @@ class Trace:
         tracer = Tracer()
         inputs = [self._input(tracer, t, i) for i, t in enumerate(tensors)]
         given = [x.value for x in inputs]
-        moved_args, moved_kwargs = unflatten(structure, iter(inputs))
+        moved = unflatten(structure, iter(inputs))
         before = mode.tracer
         if before is not None:
             raise TraceError(
@@ -110,16 +59,18 @@ class Trace:
             )
         mode.tracer = tracer
         try:
-            result = function(*moved_args, **moved_kwargs)
+            with _turn, _watching():
+                result = function(*moved[0], **moved[1])
             leaves: list[Tensor] = []
             self.structure = flatten(result, leaves)
             ends = [t._read() for t in leaves]
             _check_history(leaves)
         finally:
             mode.tracer = before
-            finals = [(t, t.value, old) for t, old in tracer.assigned.values()]
-            for t, _, old in finals:
-                t.value = old
+            tracer.is_done = True
+            for owner, name, old, _ in tracer.given.values():
+                setattr(owner, name, old)
+            finals = list(tracer.assigned.values())
             grads = [(leaf, start, leaf.grad) for leaf, start in tracer.grads.values()]
             for leaf, start, _ in grads:
                 leaf.grad = start
@@ -129,6 +80,10 @@ class Trace:
             for i, (x, value) in enumerate(zip(inputs, given, strict=True))
             if x.value is not value
         }
+        _check_unchanged(structure, moved, inputs)
+        _check_states(t for t, _ in finals)
+        for static in statics(self.structure):
+            _check_hidden(static.value)
         self.own = {id(x.node): i for i, x in enumerate(inputs) if x.node is not None}
         self._keep(tracer, ends, finals, grads, tensors)
 
@@ -150,8 +105,8 @@ class Trace:
         written = [(len(ends) + k, i) for k, i in enumerate(self.written)]
         ends = [*ends, *map(tracer.lift, self.written.values())]
         states = len(ends)
-        self.assigned = [t for t, value, _ in finals if type(value) is Lazy]
-        ends = [*ends, *(v for _, v, _ in finals if type(v) is Lazy)]
+        self.assigned = [t for t, _ in finals]
+        ends = [*ends, *(value for _, value in finals)]
         # Gradients: what each leaf had before (for the guard), and has afterwards.
         # One that the function sets before it reads it may be anything at the start.
         self.leaves = [leaf for leaf, _, _ in grads]
@@ -173,12 +128,19 @@ class Trace:
         for leaf, start, end in grads:
             if end is not None and end is not start:
                 self.graded.append((leaf, len(ends)))
-                ends.append(tracer.lift(end.value))
+                ends.append(tracer.read(end))
         self._settle(tracer)
-        self.modules = list(tracer.modules.values())
+        self.granted = list(tracer.granted.values())
+        self.revision = revision.number
+        self.given = [
+            (x, name, new)
+            for x, name, old, new in tracer.given.values()
+            if old is not new
+        ]
+        self.after = tracer.after
         self.optimizers = list(tracer.optimizers.values())
         self.handles = [(t, t.node is None) for t, _ in tracer.states.values()]
-        found = (self.grads, self.modules, self.handles)
+        found = (self.grads, self.handles)
         self.seen = [[now for _, now in pairs] for pairs in found]
         device = ends[0].device if ends else default_device()
         graph = lower(device, tracer.calls, ends)
@@ -229,11 +191,19 @@ class Trace:
         seen = self.seen  # lists, since comparing two is fast
         return (
             [leaf.grad is None for leaf, _ in self.grads] == seen[0]
-            and [module.training for module, _ in self.modules] == seen[1]
-            and [t.node is None for t, _ in self.handles] == seen[2]
+            and [t.node is None for t, _ in self.handles] == seen[1]
+            and (self.revision == revision.number or self._still_granted())
             and all(rule.state is state for rule, state in self.optimizers)
             and self.plan.fits()
         )
+
+    def _still_granted(self) -> bool:
+        """Whether what it read of modules and optimizers is as it was."""
+        now = revision.number
+        if not all(g.holds() for g in self.granted):
+            return False
+        self.revision = now
+        return True
 
     def unlike(self) -> str:
         """What is not as the trace took it for granted."""
@@ -241,10 +211,7 @@ class Trace:
         for leaf, was_none in self.grads:
             if was_none != (leaf.grad is None):
                 found.append(f"a gradient is {'there' if was_none else 'None'} now")
-        for module, training in self.modules:
-            if module.training != training:
-                now = "training" if module.training else "evaluating"
-                found.append(f"{type(module).__name__} is {now} now")
+        found += [str(g) for g in self.granted if not g.holds()]
         for t, was_constant in self.handles:
             if was_constant != (t.node is None):
                 wants = "requires a" if was_constant else "wants no"
@@ -261,15 +228,22 @@ class Trace:
         handles = [*self.assigned, *(tensors[i] for i in self.written)]
         values = [(t, Array(t.value.buffer, t.value.layout)) for t in handles]
         leaves = [self._leaf(x, tensors) for x in self.leaves]
-        return [values, [(leaf, leaf.grad) for leaf in leaves]]
+        grads = [(leaf, leaf.grad) for leaf in leaves]
+        given = [(x, name, getattr(x, name)) for x, name, _ in self.given]
+        counts = [(scheduler, scheduler.state_dict()) for scheduler, _ in self.after]
+        return [values, grads, given, counts]
 
     def restore(self, kept: list[Any]) -> None:
         """Go back to a snapshot."""
-        values, grads = kept
+        values, grads, given, counts = kept
         for t, value in values:
             t.value = Array(value.buffer, value.layout)
         for leaf, grad in grads:
             leaf.grad = grad
+        for owner, name, value in given:
+            setattr(owner, name, value)
+        for scheduler, state in counts:
+            scheduler.load_state_dict(state)
 
     def made(self, tensors: list[Tensor]) -> list[Any]:
         """The values of what the function assigns, and the gradients that it leaves."""
@@ -282,9 +256,23 @@ class Trace:
         if self.changed:
             self._check_apart(tensors)
         leaves = [self._leaf(x, tensors) for x in self.cleared]
-        calls = [(setattr, leaf, "grad", None) for leaf in leaves]
+        calls: list[tuple] = [(setattr, leaf, "grad", None) for leaf in leaves]
+        calls += [(setattr, *what) for what in self.given]
+        calls += [(scheduler.step, *args) for scheduler, args in self.after]
         made = self.plan.run(tensors, self.count, calls)
         return unflatten(self.structure, map(tensor_of, made))
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """The trace sees which attributes the function reads."""
+    for kind, name, method in while_traced:
+        setattr(kind, name, method)
+    try:
+        yield
+    finally:
+        for kind, name, _ in while_traced:
+            delattr(kind, name)
 
 
 def _has_history(t: Tensor) -> bool:
@@ -304,6 +292,39 @@ def _check_history(results: list[Tensor]) -> None:
             )
 
 
+def _check_states(assigned: Iterable[Tensor]) -> None:
+    for t in assigned:
+        if _has_history(t):
+            raise TraceError(
+                f"compile: a tensor from outside, of shape {t.shape}, is assigned a result "
+                "with a history that a gradient could go back through; assign detach() "
+                "of it"
+            )
+
+
+def _check_unchanged(structure: Any, moved: Any, inputs: list[Tensor]) -> None:
+    """What a function puts into a list that it is given, a replay would not."""
+    leaves: list[Tensor] = []
+    same = flatten(moved, leaves) == structure and len(leaves) == len(inputs)
+    if not same or any(a is not b for a, b in zip(leaves, inputs, strict=True)):
+        raise TraceError(
+            "compile: the function changes what is in a list, dict or dataclass among its "
+            "arguments, which a replay would not; return the new values, or assign to the "
+            "tensors in it"
+        )
+
+
+def _check_hidden(value: Any) -> None:
+    """A result whose tensors the trace does not see."""
+    parts = value if isinstance(value, set | frozenset) else ()
+    for t in (*getattr(value, "__dict__", {}).values(), *parts):
+        if isinstance(t, Tensor) and type(t.value) is Lazy:
+            raise TraceError(
+                f"compile: a result holds tensors in a {type(value).__name__}; return "
+                "them in a tuple, list, dict or dataclass"
+            )
+
+
 class Compiled:
     """A compiled function; see `compile`."""
 
@@ -315,7 +336,6 @@ class Compiled:
         self.verify, self.memory_limit = verify, memory_limit
         self.traces: dict[Any, list[Trace]] = {}
         self.made: list[tuple[Trace, Key, str]] = []  # in order; why each was made
-        self.lock = threading.RLock()
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -323,8 +343,7 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:
             return self.function(*args, **kwargs)
-        # One call at a time: each reads the states that the one before has assigned.
-        with self.lock:
+        with _turn:
             trace, tensors = self._find(args, kwargs)
             return trace.replay(tensors)
 
@@ -340,7 +359,13 @@ class Compiled:
             structure, tensors = "tensors", list(args)
         else:
             structure = flatten((args, kwargs), tensors)
-        layouts = tuple([t.value.layout for t in tensors])
+        try:
+            layouts = tuple([t.value.layout for t in tensors])
+        except AttributeError:  # only a tracer's value has none
+            for t in tensors:
+                if type(t.value) is Lazy:
+                    t.value.check()
+            raise
         leaves = tuple([t.node is None for t in tensors])
         precision = get_float32_matmul_precision()
         key = (structure, layouts, leaves, mode.enabled, chosen(), precision)
@@ -349,6 +374,7 @@ class Compiled:
             if trace.fits(tensors):
                 return trace, tensors
         why = known[-1].unlike() if known else self._unlike(key)
+        key = (frozen(structure), *key[1:])
         trace = Trace(self.function, args, kwargs, self.memory_limit)
         self.made.append((trace, key, why))
         self.traces.setdefault(key, []).append(trace)
@@ -389,7 +415,7 @@ class Compiled:
         return self._describe(lambda t: rows if t is timed else explain.rows(t.plan))
 
     def _profiled(self, args: tuple, kwargs: dict) -> tuple[Trace, list[explain.Row]]:
-        with self.lock:  # a replay has the same temporaries
+        with _turn:  # a replay has the same temporaries
             trace, tensors = self._find(args, kwargs)
             return trace, explain.profile(trace.plan, trace.plan.scratch(tensors))
 
@@ -434,14 +460,12 @@ OTHERS = ["another number of arguments, or others of them tensors"]
 def differences(old: Key, new: Key) -> list[str]:
     """What a call has that another one had not."""
     found = []
-    a, b = list(_statics(old[0])), list(_statics(new[0]))
+    a, b = list(statics(old[0])), list(statics(new[0]))
     if len(old[1]) != len(new[1]) or len(a) != len(b):
         return OTHERS
     if old[0] != new[0]:
         pairs = zip(a, b, strict=True)
-        found = [
-            f"{y!r} in place of {x!r}" for x, y in pairs if _Static(x) != _Static(y)
-        ]
+        found = [f"{y.value!r} in place of {x.value!r}" for x, y in pairs if x != y]
         found = found or ["another structure of the arguments"]
     for i, (x, y) in enumerate(zip(old[1], new[1], strict=True)):
         if x is not y:
@@ -456,18 +480,6 @@ def differences(old: Key, new: Key) -> list[str]:
     if old[5] != new[5]:
         found.append(f"the precision of products is {new[5]} in place of {old[5]}")
     return found
-
-
-def _statics(structure: Any) -> Iterator[Any]:
-    """The values of a structure that are no tensors."""
-    if isinstance(structure, str):
-        return
-    kind, *rest = structure
-    if kind == "static":
-        yield rest[0].value
-    else:
-        for part in rest:
-            yield from _statics(part[1] if kind is dict else part)
 
 
 def _shown(x: Layout, other: Layout) -> str:

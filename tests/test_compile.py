@@ -286,7 +286,7 @@ def test_each_new_trace_is_explained(device):
         f"tensor 0 is (3, 3) float32 on {place} with strides (1, 3) from 0 on in place of "
         f"(3, 3) float32 on {place} with strides (3, 1) from 0 on",
         f"tensor 0 is (2, 3) int32 on {place} in place of (3, 3) float32 on {place}",
-        "Dropout is evaluating now",
+        "Dropout.training is False in place of True",
         "a state of shape (3, 3) requires a gradient now",
         "a gradient is there now",
         "gradients are not recorded now",

@@ -31,6 +31,7 @@ LAYERS = (
     ("ops",),
     ("compiler",),
     ("autograd",),
+    ("structure",),
     ("compiled",),
     ("creation",),
     ("random",),

@@ -58,6 +58,25 @@ class _Mode(threading.local):
 mode = _Mode()
 
 
+class _Revision:
+    """Counts changes to what plans take for granted of Python objects: the attributes of
+    modules and the options of optimizers."""
+
+    number = 0
+
+
+revision = _Revision()
+
+
+def revise() -> None:
+    """Plans look again at what they take for granted."""
+    revision.number += 1
+
+
+# (class, name, method): methods that classes have while some function is traced.
+while_traced: list[tuple[type, str, Any]] = []
+
+
 class no_grad:
     """Inside, nothing is recorded: `with no_grad():`, or `@no_grad()` on a function."""
 

@@ -199,9 +199,10 @@ class Tensor(Methods):
 
     def _write(self, value: Any) -> None:
         """Exchange the value."""
-        if mode.tracer is not None:
-            mode.tracer.write(self)
-        self.value = value
+        if mode.tracer is None:
+            self.value = value
+        else:
+            mode.tracer.write(self, value)
 
     # Calls -----------------------------------------------------------------------------------
 
@@ -409,7 +410,9 @@ class Tensor(Methods):
         return tensor_of(self._read(), self.node)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        return tensor_of(self.value).requires_grad_(self.requires_grad and self.is_leaf)
+        return tensor_of(self._read()).requires_grad_(
+            self.requires_grad and self.is_leaf
+        )
 
 
 def tensor_of(value: Any, node: Any = None) -> Tensor:

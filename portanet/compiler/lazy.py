@@ -98,9 +98,25 @@ class Lazy:
         return self.tracer.lift(from_numpy(values, dtype, self.device))
 
     def _apply(self, op: Op, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        self.check()
         return self.tracer.call(op, args, static)
 
+    def check(self, tracer: Tracer | None = None) -> None:
+        """TraceError where the value was kept beyond its trace (or is not of this one)."""
+        if self.tracer.is_done or tracer not in (None, self.tracer):
+            raise TraceError(
+                f"compile: {user_line()} uses a tensor that {self.made_at()} computed "
+                "while a function was traced; only what the function returns, or assigns "
+                "to a tensor, has a value after it: return it"
+            )
+
+    def made_at(self) -> str:
+        """The line of the call that makes it."""
+        origin = self.origin
+        return origin.line if isinstance(origin, Call) else "the function"
+
     def numpy(self) -> np.ndarray:
+        self.check()
         raise TraceError(
             f"compile: {user_line()} reads the value of a tensor, which is not known while "
             "the function is traced; return the tensor and read it outside, or use where()"
@@ -115,6 +131,54 @@ class Lazy:
         )
 
 
+@dataclass(eq=False, slots=True)
+class Granted:
+    """What a trace has read of an object, by getattr or as an item of a dict."""
+
+    owner: Any
+    name: str
+    value: Any  # with lists and dicts copied
+
+    def now(self) -> Any:
+        """What it is now."""
+        if isinstance(self.owner, dict):
+            return _copied(self.owner.get(self.name))
+        return _copied(getattr(self.owner, self.name, None))
+
+    def holds(self) -> bool:
+        """Whether it is the same, or equal where it is a number or the like."""
+        return _alike(self.value, self.now())
+
+    def __str__(self) -> str:
+        owner = type(self.owner).__name__
+        was, now = self.value, self.now()
+        if not isinstance(was, _PLAIN) or not isinstance(now, _PLAIN):
+            return f"{owner}.{self.name} is another one"
+        return f"{owner}.{self.name} is {now!r} in place of {was!r}"
+
+
+_PLAIN = (int, float, str, bytes, type(None))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list | set):
+        return (type(value), *value)
+    if isinstance(value, dict):
+        return (dict, *value, *value.values())
+    contents = getattr(type(value), "contents", None)
+    return value if contents is None else contents(value)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return isinstance(a, _PLAIN) and a == b
+
+
 def _as_stored(value: Any, dtype: Dtype) -> Any:
     """A number as an array of the dtype would hold it."""
     if dtype.is_float:
@@ -125,19 +189,32 @@ def _as_stored(value: Any, dtype: Dtype) -> Any:
 
 @dataclass(eq=False)
 class Tracer:
-    """What one trace has found: calls in order, sources, and assigned tensors."""
+    """What one trace has found: calls in order, sources, and assigned tensors.
+
+    A tensor from outside stays as it is while a function is traced, for other threads see
+    it too: what it is assigned is kept here.
+    """
+
+    is_done: bool = False
 
     calls: list[Call] = field(default_factory=list)
     sources: list[tuple[Source, Lazy]] = field(default_factory=list)
-    assigned: dict[int, tuple[Any, Any]] = field(
+    assigned: dict[int, tuple[Any, Lazy]] = field(
         default_factory=dict
-    )  # id: handle, value
+    )  # id: handle, its new value
     states: dict[int, tuple[Any, Lazy]] = field(default_factory=dict)
     grads: dict[int, tuple[Any, Any]] = field(
         default_factory=dict
     )  # id: leaf, start grad
     asked: set[int] = field(default_factory=set)  # leaves whose start grad was read
-    modules: dict[int, tuple[Any, bool]] = field(default_factory=dict)
+    # What was read of Python objects, and what they were given, by owner and name.
+    granted: dict[tuple[int, str], Granted] = field(default_factory=dict)
+    given: dict[tuple[int, str], tuple[Any, str, Any, Any]] = field(
+        default_factory=dict
+    )  # owner, name, old, new
+    after: list[tuple[Any, tuple]] = field(
+        default_factory=list
+    )  # steps of schedulers, which each replay takes
     optimizers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _arrays: dict[int, tuple[Array, Lazy]] = field(default_factory=dict)
     _numbers: dict[Any, Lazy] = field(default_factory=dict)
@@ -159,7 +236,11 @@ class Tracer:
         """The lazy value of a tensor; a tensor from outside becomes a state."""
         value = tensor.value
         if type(value) is Lazy:
+            if value.tracer is not self:
+                value.check(self)
             return value
+        if id(tensor) in self.assigned:
+            return self.assigned[id(tensor)][1]
         known = self.states.get(id(tensor))
         if known is None:
             made = self._source("state", lambda: tensor.value, value, owner=tensor)
@@ -175,7 +256,7 @@ class Tracer:
         if grad is None:
             return None
         if grad is not self.grads[id(leaf)][1]:  # the function itself set it
-            return self.lift(grad.value)
+            return self.read(grad)
         if type(grad.value) is Lazy:
             return grad.value
         return self._source("state", lambda: leaf.grad.value, grad.value, owner=leaf)
@@ -184,11 +265,42 @@ class Tracer:
         """Remember what the gradient of a leaf was when it was first touched."""
         self.grads.setdefault(id(leaf), (leaf, leaf.grad))
 
-    def write(self, tensor: Any) -> None:
-        """A tensor is about to be assigned; remember what it was."""
-        if type(tensor.value) is not Lazy:
-            self.read(tensor)
-            self.assigned.setdefault(id(tensor), (tensor, tensor.value))
+    def write(self, tensor: Any, value: Any) -> None:
+        """Assign to a tensor: to one from outside at each replay."""
+        if type(tensor.value) is Lazy:
+            tensor.value = value
+            return
+        if (value.shape, value.dtype) != (tensor.shape, tensor.dtype):
+            raise TraceError(
+                f"compile: {user_line()} makes a tensor of {tensor.dtype.name} one of "
+                f"{value.dtype.name}, which a replay can't; do it before the call"
+            )
+        self.read(tensor)  # it is a state
+        self.assigned[id(tensor)] = (tensor, self.lift(value))
+
+    def look(self, owner: Any, name: str, value: Any) -> None:
+        """The function reads this of an object: the plan is for no other value."""
+        key = (id(owner), name)
+        if key not in self.given and key not in self.granted:
+            self.granted[key] = Granted(owner, name, _copied(value))
+
+    def give(self, owner: Any, name: str, old: Any, new: Any) -> None:
+        """The function sets an attribute, as each replay will."""
+        what, key = f"{type(owner).__name__}.{name}", (id(owner), name)
+        if type(getattr(new, "value", None)) is Lazy:
+            raise TraceError(
+                f"compile: {user_line()} sets {what} to a tensor that is computed while the "
+                "function is traced, which a replay would not; make it a buffer with "
+                "register_buffer and assign() to it, or return it"
+            )
+        counts = type(new) in (int, float) and key in self.granted
+        if counts and new != old:
+            raise TraceError(
+                f"compile: {user_line()} counts in {what}, which each call would change and "
+                "no replay can; make it a buffer with register_buffer and assign() to it"
+            )
+        first = self.given.get(key, (owner, name, old, new))
+        self.given[key] = (owner, name, first[2], new)
 
     def number(self, value: Any, dtype: Dtype, device: Device) -> Lazy:
         """A number, known to the compiler."""
@@ -204,6 +316,8 @@ class Tracer:
     def lift(self, value: Any) -> Lazy:
         """An array that is no tensor's: kept as it is."""
         if type(value) is Lazy:
+            if value.tracer is not self:
+                value.check(self)
             return value
         if id(value) not in self._arrays:
             made = self._source("constant", lambda: value, value)

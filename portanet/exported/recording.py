@@ -178,7 +178,7 @@ class _Capture(Trace):
                 "not hold; return the new value, or assign to a tensor from outside"
             )
         self.tracer, self.ends, self.grads = tracer, ends, grads
-        self.finals = {id(t): value for t, value, _ in finals}
+        self.finals = {id(t): value for t, value in finals}
         states = {id(lazy) for _, lazy in tracer.states.values()}
         self.grad_reads = [
             (lazy, self._leaf_of(source))

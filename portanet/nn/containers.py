@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..autograd import Tensor
+from ..autograd.tape import revise
 from .module import Module, Parameter
 
 
@@ -45,6 +46,7 @@ class Sequential(Module):
     def insert(self, index: int, layer: Module) -> Sequential:
         """Put a layer before the one at an index."""
         self.layers.insert(index, _checked("Sequential", index, layer, "layer"))
+        revise()
         if self.labels is not None:
             self.labels.insert(index, str(len(self.labels)))
         return self
@@ -56,6 +58,7 @@ class Sequential(Module):
             self[names.index(name)] = module  # type: ignore[assignment]
             return
         self.layers.append(_checked("Sequential", len(names), module, "layer"))
+        revise()
         self.labels = [*names, name]
 
     def _names_of_layers(self) -> list[str]:
@@ -97,10 +100,12 @@ class Sequential(Module):
 
     def __setitem__(self, index: int, layer: Module) -> None:
         self.layers[self._at(index)] = _checked("Sequential", index, layer, "layer")
+        revise()
 
     def __delitem__(self, key: int | slice) -> None:
         """Take out a layer or several; those without names are numbered anew."""
         del self.layers[key if isinstance(key, slice) else self._at(key)]
+        revise()
         if self.labels is not None:
             del self.labels[key]
 

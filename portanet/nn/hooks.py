@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..autograd.tape import revise
+
 
 class Hooks:
     """The hooks of one module, by kind."""
@@ -17,9 +19,14 @@ class Hooks:
     def add(self, kind: dict[int, Callable], hook: Callable) -> Handle:
         if not callable(hook):
             raise TypeError(f"hook: a function is expected, not {type(hook).__name__}")
+        revise()
         self.count += 1
         kind[self.count] = hook
         return Handle(kind, self.count)
+
+    def contents(self) -> tuple:
+        """The functions, in order."""
+        return (*self.before.values(), None, *self.after.values())
 
     def call(self, module: Any, args: tuple, kwargs: dict) -> Any:
         """The module's forward, between its hooks."""
@@ -42,6 +49,7 @@ class Handle:
         self.kind, self.number = kind, number
 
     def remove(self) -> None:
+        revise()
         self.kind.pop(self.number, None)
 
     def __enter__(self) -> Handle:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Tensor, no_grad, tensor_of
-from ..autograd.tape import mode
+from ..autograd.tape import mode, revise, while_traced
 from ..autograd.tensor import not_none
 from ..creation import tensor
 from ..devices import Device, device, get
@@ -73,10 +73,10 @@ class Module:
     training = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if mode.tracer is not None:  # a plan holds for the mode that it was traced in
-            mode.tracer.modules.setdefault(id(self), (self, self.training))
+        hooks = self.__dict__.get("_hooks")
+        if mode.tracer is not None:
+            mode.tracer.look(self, "_hooks", hooks)
         try:
-            hooks = self.__dict__.get("_hooks")
             if hooks is None:
                 y = self.forward(*args, **kwargs)
             else:
@@ -122,6 +122,7 @@ class Module:
     # Attributes ---------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
+        self._changes(name, value)
         roles = self._roles()
         role = roles.get(name)
         if isinstance(value, Tensor):
@@ -137,7 +138,15 @@ class Module:
             roles.pop(name, None)
         object.__setattr__(self, name, value)
 
+    def _changes(self, name: str, value: Any) -> None:
+        """An attribute gets a value: plans that have read it don't hold."""
+        if mode.tracer is not None and (name in self.__dict__ or name == "training"):
+            mode.tracer.give(self, name, getattr(self, name), value)
+        if self.__dict__.get(name, revise) is not value:
+            revise()
+
     def __delattr__(self, name: str) -> None:
+        revise()
         object.__delattr__(self, name)
         self._roles().pop(name, None)
 
@@ -148,6 +157,7 @@ class Module:
     def register_buffer(self, name: str, value: Tensor | None) -> None:
         """Make an attribute of a tensor that is saved and moved with the module, but not
         trained; a module changes it by `assign`."""
+        revise()
         if value is None:
             object.__setattr__(self, name, None)
             return
@@ -328,6 +338,7 @@ class Module:
     def train(self, mode: bool = True) -> Module:
         """Switch this module and all below to training (or with False, to evaluation)."""
         for m in self.modules():
+            m._changes("training", bool(mode))
             m.__dict__["training"] = bool(mode)
         return self
 
@@ -357,7 +368,7 @@ class Module:
                 g = None if t.grad is None else _converted(t.grad, target, kind)
                 moved.append((t, _converted(t, target, kind), g))
             for t, value, g in moved:
-                t.value = value.value
+                t._write(value.value)
                 if g is not None:
                     t.grad = g
         return self
@@ -432,6 +443,17 @@ class Module:
         return made
 
 
+def _looked_at(self: Module, name: str) -> Any:
+    """`getattr` while a function is traced: a plan holds for the attributes that it read."""
+    value = object.__getattribute__(self, name)
+    if mode.tracer is not None and (
+        name == "training" or name in object.__getattribute__(self, "__dict__")
+    ):
+        mode.tracer.look(self, name, value)
+    return value
+
+
+while_traced.append((Module, "__getattribute__", _looked_at))
 watching: list[Any] = []  # not empty while some thread runs a summary
 
 

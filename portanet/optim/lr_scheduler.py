@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..autograd.tape import mode
+from ..compiler.lazy import TraceError, user_line
 from .optimizer import Optimizer
 
 
@@ -37,7 +39,13 @@ class LRScheduler:
         raise NotImplementedError(f"{self.name}: define rate(t, i)")
 
     def step(self, epoch: float | None = None) -> None:
-        """Go to the next count, or to a given one, which may be a fraction."""
+        """Go to the next count, or to a given one, which may be a fraction.
+
+        In a function that `pn.compile` made, each replay does so when all else is done.
+        """
+        if mode.tracer is not None:
+            mode.tracer.after.append((self, (epoch,)))
+            return
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._set()
 
@@ -610,6 +618,11 @@ class ReduceLROnPlateau:
 
     def step(self, metrics: Any) -> None:
         """Take a measurement: a number, or a tensor of one, which is read."""
+        if mode.tracer is not None:
+            raise TraceError(
+                f"compile: {user_line()} calls step() of ReduceLROnPlateau, which reads "
+                "its measurement; call it outside, with what the function returns"
+            )
         value = float(metrics.item() if hasattr(metrics, "item") else metrics)
         self.last_epoch += 1
         if self._better(value):

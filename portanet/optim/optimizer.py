@@ -16,7 +16,8 @@ import numpy as np
 
 from ..arrays import Array, constant, from_numpy
 from ..autograd import Tensor, no_grad, tensor_of
-from ..autograd.tape import mode
+from ..autograd.tape import mode, revise
+from ..compiler.lazy import TraceError, user_line
 from ..devices import Device
 from ..dtypes import Dtype, float32
 from ..ops import elementwise as e
@@ -52,16 +53,30 @@ class Group(dict):
 
     def __init__(self, options: Mapping[str, Any], check: Callable[[str, Any], None]):
         super().__init__()
-        self.check = check
+        self.check, self.lr_is_read = check, False
         self.rates: dict[tuple[Device, Dtype], Tensor] = {}
         self.update(options)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        if mode.tracer is not None and name in self:
+            raise TraceError(
+                f"compile: {user_line()} sets {name!r} of an optimizer's group, which a "
+                "replay would not; set it outside, or call step() of a scheduler"
+            )
         self.check(name, value)
         super().__setitem__(name, value)
+        if name != "lr" or self.lr_is_read:
+            revise()
         if name == "lr":
             for rate in self.rates.values():
                 rate.assign(number_at(rate, value, rate.dtype))
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if mode.tracer is not None:
+            self.lr_is_read |= name == "lr"
+            mode.tracer.look(self, name, value)
+        return value
 
     def update(self, options: Mapping[str, Any]) -> None:  # type: ignore[override]
         for name, value in options.items():
@@ -71,7 +86,7 @@ class Group(dict):
         """The learning rate where p is."""
         key = (p.device, p.dtype.compute)
         if key not in self.rates:
-            self.rates[key] = number_at(p, self["lr"], p.dtype.compute)
+            self.rates[key] = number_at(p, super().__getitem__("lr"), p.dtype.compute)
         return self.rates[key]
 
     def __reduce__(self):
@@ -162,6 +177,7 @@ class Optimizer:
             taken.add(id(p))
         made = Group({**self.defaults, **group, "params": chosen}, self.check)
         self.param_groups.append(made)
+        revise()
 
     def _check_parameter(self, i: int, p: Any) -> None:
         if not isinstance(p, Tensor):
@@ -190,6 +206,7 @@ class Optimizer:
             mode.tracer is not None
         ):  # a plan holds for the tensors that it was traced with
             mode.tracer.optimizers.setdefault(id(self), (self, self.state))
+            self._look(mode.tracer)
         with no_grad():
             live = [
                 (p, g, group)
@@ -201,6 +218,18 @@ class Optimizer:
             for p, g, group in live:
                 g = e.negative(g) if group.get("maximize") else g
                 self.update(p, g, self.state[p], group)
+
+    def _look(self, tracer: Any) -> None:
+        """A plan holds for these groups and their options, but for the rates."""
+        if any(scheduler.optimizer is self for scheduler, _ in tracer.after):
+            raise TraceError(
+                f"compile: {user_line()} calls step() of the optimizer after that of its "
+                "scheduler; call the scheduler's after it"
+            )
+        tracer.look(self, "param_groups", self.param_groups)
+        for group in self.param_groups:
+            for name in group.keys() - {"lr"}:
+                tracer.look(group, name, group.get(name))
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
         """Assign p and its state; g is its gradient."""

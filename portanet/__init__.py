@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .casting import autocast
 from .autograd import (
     Tensor,
     custom_function,
@@ -248,7 +249,7 @@ __array_api_version__ = "2024.12"
 # Loaded when first used, so that importing portanet stays quick.
 _LATER = {"nn", "optim", "data", "io", "testing"}
 _FROM = {
-    "save": "io", "load": "io", "compile": "compiled",
+    "save": "io", "load": "io", "compile": "compiled", "GradScaler": "optim.grad_scaler",
     **dict.fromkeys(("export", "load_exported", "export_web"), "exported"),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .arrays import Array, Layout, contiguous
+from .casting import mode as casts
 from .autograd import Tensor, tensor_of
 from .autograd.tape import mode, revision, while_traced
 from .devices import chosen, default_device
@@ -368,7 +369,8 @@ class Compiled:
             raise
         leaves = tuple([t.node is None for t in tensors])
         precision = get_float32_matmul_precision()
-        key = (structure, layouts, leaves, mode.enabled, chosen(), precision)
+        cast = None if casts.active is None else casts.active.key
+        key = (structure, layouts, leaves, mode.enabled, chosen(), precision, cast)
         known = self.traces.get(key, ())
         for trace in known:
             if trace.fits(tensors):
@@ -450,8 +452,9 @@ class Compiled:
 
 
 # What is taken for granted of a call: the structure of its arguments, the layouts of their
-# tensors, which are leaves, whether gradients are recorded, device, precision of products.
-Key = tuple[Any, tuple[Layout, ...], tuple[bool, ...], bool, Any, str]
+# tensors, which are leaves, whether gradients are recorded, device, precision of products,
+# what autocast casts.
+Key = tuple[Any, tuple[Layout, ...], tuple[bool, ...], bool, Any, str, Any]
 
 
 OTHERS = ["another number of arguments, or others of them tensors"]
@@ -479,6 +482,8 @@ def differences(old: Key, new: Key) -> list[str]:
         found.append(f"the default device is {new[4]} in place of {old[4]}")
     if old[5] != new[5]:
         found.append(f"the precision of products is {new[5]} in place of {old[5]}")
+    if old[6] != new[6]:
+        found.append("autocast casts to another dtype, or not any more")
     return found
 
 

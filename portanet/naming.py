@@ -76,7 +76,7 @@ def _binds(f: Callable, error: Exception) -> str:
 
 def naming(f: Callable) -> Callable:
     """f, whose exceptions begin with its name, and whose `axis` may be called `dim`."""
-    name, code = f.__name__, f.__code__
+    name, code = f.__name__, getattr(f, "__wrapped__", f).__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     has_axis = not {"axis", "keepdims"}.isdisjoint(known) and "dim" not in known
 

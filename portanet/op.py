@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from . import casting
 from .dtypes import Dtype, promote, scalar_dtype
 
 OPS: dict[str, Op] = {}
@@ -92,12 +93,14 @@ class Op:
     ulps: float = 4.0
     doc: str = ""
     listed: bool = True  # False: a part of another operator, tested through it
+    is_cast: bool = field(init=False, default=False)  # by autocast
 
     def __post_init__(self):
         if self.listed or self.kernel:
             if named(self.name) is not None:
                 raise ValueError(f"operator {self.name!r} is already defined")
             (OPS if self.listed else PARTS)[self.name] = self
+        self.is_cast = casting.is_listed(self.name)
         self.__doc__ = self.doc
         self.__name__ = self.name
 
@@ -120,6 +123,8 @@ class Op:
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """Hand the call to the most derived argument: Tensor records, Array runs."""
+        if self.is_cast and casting.mode.active is not None:
+            return casting.through(self, args, static)
         try:
             first = args[0]
         except IndexError:

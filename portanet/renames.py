@@ -19,7 +19,7 @@ FUNCTIONS = {
     "arctan": "atan",
     "arctan2": "atan2",
     "as_tensor": "asarray",
-    "autocast": "no mode: cast by model.half(), x.half(), and the loss's input by .float()",
+    "amp": "autocast and GradScaler",
     "baddbmm": "x + a @ b",
     "addmm": "x + a @ b",
     "bitwise_not": "bitwise_invert",

@@ -254,12 +254,11 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", ["sum", "mean", "max", "prod", "any"])
-def test_reductions_side_by_side_are_those_alone_to_the_bit(device, name):
+def test_reductions_side_by_side_are_those_alone_to_the_bit(device, name, dtype):
     rng = np.random.default_rng(0)
-    xs = [
-        pn.tensor(rng.normal(size=s).astype("float32"), device=device) for s in SHAPES
-    ]
+    xs = [pn.tensor(rng.normal(size=s), dtype=dtype, device=device) for s in SHAPES]
     xs[1], xs[4] = xs[1].T[::2], xs[4][:, ::-1]
     reduction = getattr(pn, name)
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("drivers",),
     ("backend_cpu", "backend_cuda", "shaders"),
     ("devices",),
+    ("casting",),
     ("op",),
     ("naming", "renames"),
     ("arrays",),

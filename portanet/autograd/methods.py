@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..casting import casting
 from ..ops import elementwise as e
 from ..ops import diagonal, index, linear, reduce, scan, shape
 from ..ops import sort as order
@@ -70,6 +71,7 @@ class Methods(Familiar):
     def __truediv__(self, other: Any) -> Tensor:
         return e.divide(self, other)
 
+    @casting
     def __rtruediv__(self, other: Any) -> Tensor:
         return e.divide(other, self)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ..casting import suspended
 from ..op import Joint, Op, grad_of
 from ..ops import elementwise as e
 
@@ -52,6 +53,7 @@ class Alias:
 class _Mode(threading.local):
     enabled = True
     depth = 0  # nested calls of grad: the inner ones are differentiated
+    journal: Any = None  # id: (tensor, its value before) of what is assigned meanwhile
     tracer: Any = None  # the compiler's, while it traces: every tensor read goes there
 
 
@@ -142,17 +144,18 @@ def backward(ends: Sequence[Any], seeds: Sequence[Any], wanted: set[int] | None,
         _accumulate(grads, end, seed)
     order = newest_first(ends)
     useful = _leading_to(order, wanted)
-    for node in order:
-        if id(node) not in grads or node.op is None:
-            continue
-        if wanted is not None and id(node) in wanted and not _beyond(node, useful):
-            continue
-        keep = wanted is not None and id(node) in wanted
-        g = grads[id(node)] if keep else grads.pop(id(node))
-        if node.op == "part":
-            _to_whole(grads, node, g)
-        else:
-            _through(grads, node, g, useful, wrap)
+    with suspended():
+        for node in order:
+            if id(node) not in grads or node.op is None:
+                continue
+            if wanted is not None and id(node) in wanted and not _beyond(node, useful):
+                continue
+            keep = wanted is not None and id(node) in wanted
+            g = grads[id(node)] if keep else grads.pop(id(node))
+            if node.op == "part":
+                _to_whole(grads, node, g)
+            else:
+                _through(grads, node, g, useful, wrap)
     return grads, order
 
 

@@ -199,6 +199,8 @@ class Tensor(Methods):
 
     def _write(self, value: Any) -> None:
         """Exchange the value."""
+        if mode.journal is not None:
+            mode.journal.setdefault(id(self), (self, self._read()))
         if mode.tracer is None:
             self.value = value
         else:

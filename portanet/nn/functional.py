@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..casting import casting
 from ..autograd import Tensor, no_grad
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
@@ -230,6 +231,7 @@ def relu6(x: Any, inplace: bool = False) -> Any:
     return e.hardtanh(x, 0.0, 6.0)
 
 
+@casting
 def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> Any:
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,).
 
@@ -370,6 +372,7 @@ def gumbel_softmax(
     return e.add(e.subtract(whole, soft.detach()), soft)
 
 
+@casting
 def normalize(x: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|, eps) with the p-norm along `dim`.
 

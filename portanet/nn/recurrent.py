@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..casting import is_casting
 from ..creation import empty, zeros
 from ..dtypes import float32
 from ..op import check_tensor
@@ -190,7 +191,7 @@ class _Recurrent(_Parameters):
             )
         if not x.shape[0]:
             raise ValueError(f"{name}: the input {shape} has no steps")
-        if x.dtype is not weight.dtype:
+        if x.dtype is not weight.dtype and not is_casting(x):
             raise TypeError(
                 f"{name}: the input is {x.dtype.name}, the weights are "
                 f"{weight.dtype.name}; cast one"

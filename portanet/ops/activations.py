@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from . import elementwise as e
 from .shape import normalise_axis, reshape, split
@@ -190,6 +191,7 @@ _prelu = e.elementwise(
 )
 
 
+@casting
 def prelu(x: Any, weight: Any) -> Any:
     """x where x > 0, else weight * x; He, Zhang, Ren and Sun, ICCV 2015.
 

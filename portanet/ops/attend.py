@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..casting import casting
 from ..op import check_tensor
 from . import elementwise as e
 from .attention import NAME, attention, scores, softmax_of
@@ -63,6 +64,7 @@ def _mask_as_four(mask: Any, batch, full) -> Any:
     return mask if four == shape else reshape(mask, four)
 
 
+@casting
 def attend(
     query: Any,
     key: Any,
@@ -92,6 +94,7 @@ def attend(
     return y, (after[0] if after else None)
 
 
+@casting
 def weights(
     q: Any,
     k: Any,

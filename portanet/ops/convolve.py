@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from ..dtypes import float32, promote
 from ..op import Bad, Case, Op, Spec, check_tensor
 from ..precision import matmul_options
@@ -405,6 +406,7 @@ def _with_bias(y: Any, bias: Any, rank: int, like: Any) -> Any:
     return reshape(y, y.shape[1:]) if len(like.shape) == rank + 1 else y
 
 
+@casting
 def convolution(
     rank: int,
     x: Any,
@@ -459,6 +461,7 @@ def convolution(
     return _with_bias(y, bias, rank, x)  # fmt: skip
 
 
+@casting
 def transposed_convolution(
     rank: int,
     x: Any,

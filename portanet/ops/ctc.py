@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from ..dtypes import float32, int32, uint32
 from ..op import check_tensor
@@ -81,6 +82,7 @@ def _states(targets: Any, lengths: Any, blank: int) -> Any:
     return pad(pairs, ((0, 0), (0, 1)), blank)
 
 
+@casting
 def ctc_loss(
     log_probs: Any,
     targets: Any,

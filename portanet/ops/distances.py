@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from ..dtypes import uint32
 from . import elementwise as e
@@ -42,6 +43,7 @@ _kl = e.elementwise(
 )
 
 
+@casting
 def kl_div(
     log_probabilities: Any,
     target: Any,
@@ -97,6 +99,7 @@ _bce = e.elementwise(
 )
 
 
+@casting
 def binary_cross_entropy(
     p: Any, target: Any, *, weight: Any = None, reduction: str = "mean"
 ) -> Any:
@@ -114,6 +117,7 @@ def binary_cross_entropy(
     return _reduced(name, _weighted(name, _bce(p, target), weight), reduction)
 
 
+@casting
 def poisson_nll_loss(
     x: Any,
     target: Any,
@@ -143,6 +147,7 @@ def poisson_nll_loss(
     return _reduced(name, values, reduction)
 
 
+@casting
 def gaussian_nll_loss(
     x: Any,
     target: Any,
@@ -182,6 +187,7 @@ def gaussian_nll_loss(
 # Margins ---------------------------------------------------------------------------------
 
 
+@casting
 def hinge_embedding_loss(
     x: Any, target: Any, *, margin: float = 1.0, reduction: str = "mean"
 ) -> Any:
@@ -198,6 +204,7 @@ def hinge_embedding_loss(
     return _reduced(name, e.add(near, e.where(e.equal(target, -1), away, 0)), reduction)
 
 
+@casting
 def margin_ranking_loss(
     x1: Any, x2: Any, target: Any, *, margin: float = 0.0, reduction: str = "mean"
 ) -> Any:
@@ -209,6 +216,7 @@ def margin_ranking_loss(
     return _reduced(name, e.relu(e.subtract(margin, gap)), reduction)
 
 
+@casting
 def soft_margin_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """log(1 + exp(-target * x)) for targets 1 or -1, without overflow."""
     _same_shape("soft_margin_loss", x, target)
@@ -226,6 +234,7 @@ def multilabel_soft_margin_loss(
     return _reduced(name, mean(each, axis=-1), reduction)
 
 
+@casting
 def multi_margin_loss(
     x: Any,
     target: Any,
@@ -264,6 +273,7 @@ def multi_margin_loss(
 # Vectors ---------------------------------------------------------------------------------
 
 
+@casting
 def pairwise_distance(
     x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdims: bool = False
 ) -> Any:
@@ -272,6 +282,7 @@ def pairwise_distance(
     return norm(gap, axis=-1, keepdims=keepdims, ord=p)
 
 
+@casting
 def triplet_margin_loss(
     anchor: Any,
     positive: Any,
@@ -320,6 +331,7 @@ def triplet_margin_with_distance_loss(
     return _reduced("triplet_margin_loss", values, reduction)
 
 
+@casting
 def cosine_similarity(x1: Any, x2: Any, axis: int = 1, eps: float = 1e-8) -> Any:
     """sum(x1 * x2) / (max(|x1|, eps) * max(|x2|, eps)) along an axis; x1, x2 broadcast.
 
@@ -332,6 +344,7 @@ def cosine_similarity(x1: Any, x2: Any, axis: int = 1, eps: float = 1e-8) -> Any
     return total(e.multiply(*units), axis=axis)
 
 
+@casting
 def cosine_embedding_loss(
     x1: Any, x2: Any, target: Any, *, margin: float = 0.0, reduction: str = "mean"
 ) -> Any:

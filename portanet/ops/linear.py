@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
+from ..casting import casting
 from ..arrays import collapse
 from ..dtypes import float32, promote
 from ..op import Bad, Case, Op, Spec
@@ -193,6 +194,7 @@ def vecdot(a: Any, b: Any, /, *, axis: int = -1) -> Any:
     return total(e.multiply(a, b), axis=axis)
 
 
+@casting
 def tensordot(a: Any, b: Any, /, *, axes: Any = 2) -> Any:
     """The product summed over axes of a paired with axes of b.
 

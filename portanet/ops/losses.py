@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from ..dtypes import uint32
 from ..op import Bad, Case, Op, Spec
@@ -345,6 +346,7 @@ def _check_weight(name: str, weight: Any, classes: int) -> None:
         )
 
 
+@casting
 def cross_entropy(
     logits: Any,
     target: Any,
@@ -398,6 +400,7 @@ def _smoothed(t: Any, amount: float) -> Any:
     return e.add(e.multiply(t, 1 - amount), amount / t.shape[-1])
 
 
+@casting
 def nll_loss(
     log_probabilities: Any,
     target: Any,
@@ -420,6 +423,7 @@ def nll_loss(
     return _weigh(name, losses, target, ignore_index, reduction, scale)
 
 
+@casting
 def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(x - target) ** 2.
 
@@ -430,12 +434,14 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduced("mse_loss", e.square(e.subtract(x, target)), reduction)
 
 
+@casting
 def l1_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """|x - target|."""
     _same_shape("l1_loss", x, target)
     return _reduced("l1_loss", e.abs(e.subtract(x, target)), reduction)
 
 
+@casting
 def huber_loss(
     x: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean"
 ) -> Any:
@@ -488,6 +494,7 @@ _bce = e.elementwise(
 )
 
 
+@casting
 def binary_cross_entropy_with_logits(
     logits: Any,
     target: Any,
@@ -535,6 +542,7 @@ _smooth_l1 = e.elementwise(
 )
 
 
+@casting
 def smooth_l1_loss(
     x: Any, target: Any, *, beta: float = 1.0, reduction: str = "mean"
 ) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from ..dtypes import float32
 from ..op import LONGEST_ROW, Bad, Case, Joint, Op, Spec
@@ -466,6 +467,7 @@ _batch_norm = Op(
 # Layer norm ------------------------------------------------------------------------------
 
 
+@casting
 def layer_norm(
     x: Any,
     normalized_shape: Any,

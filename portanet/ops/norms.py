@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting
 from .. import scalars as s
 from ..op import LONGEST_ROW, Bad, Case, Joint, Op, Spec
 from . import elementwise as e
@@ -152,6 +153,7 @@ rms_scale = Op(
 _EPS = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
 
 
+@casting
 def rms_norm(
     x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
@@ -299,6 +301,7 @@ def _in_groups(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
     return e.astype(y, x.dtype)
 
 
+@casting
 def group_norm(
     x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:

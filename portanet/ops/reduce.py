@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..casting import casting, suspended
 from ..arrays import collapse
 from ..dtypes import bool_, float32, int32
 from ..op import Bad, Case, Op, Spec
@@ -228,6 +229,13 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
+def _total(op: Op, x: Any, axis: Any, dtype: Any, keepdims: bool) -> Any:
+    if dtype is None:
+        return _reduce(op, x, axis, keepdims)
+    with suspended():  # who names a dtype gets it
+        return _reduce(op, e.astype(x, dtype), axis, keepdims)
+
+
 def sum(
     x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
 ) -> Any:
@@ -238,14 +246,14 @@ def sum(
     >>> pn.sum(pn.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([4., 6.])
     """
-    return _reduce(_sum, x if dtype is None else e.astype(x, dtype), axis, keepdims)
+    return _total(_sum, x, axis, dtype, keepdims)
 
 
 def prod(
     x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
 ) -> Any:
     """The product over the axes; 1 where there is nothing."""
-    return _reduce(_prod, x if dtype is None else e.astype(x, dtype), axis, keepdims)
+    return _total(_prod, x, axis, dtype, keepdims)
 
 
 def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
@@ -284,6 +292,7 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
     return _reduce(_argmin, x, axis, keepdims)
 
 
+@casting
 def var(
     x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False
 ) -> Any:
@@ -381,6 +390,7 @@ _norm2 = Op(
 )
 
 
+@casting
 def norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
     """The vector norm over the axes: (sum |x| ** ord) ** (1 / ord); ord may be inf.
 

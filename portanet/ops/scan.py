@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..casting import casting
 from ..dtypes import as_dtype, float32, int32
 from ..op import Case, Op, Spec
 from . import elementwise as e
@@ -230,6 +231,7 @@ def cummin(x: Any, /, *, axis: int | None = None) -> Extremes:
     return _extremes("argmin", "cummin", x, axis)
 
 
+@casting
 def logcumsumexp(x: Any, /, *, axis: int | None = None) -> Any:
     """log(exp(x[0]) + ... + exp(x[i])) along an axis, without overflow.
 
@@ -241,6 +243,7 @@ def logcumsumexp(x: Any, /, *, axis: int | None = None) -> Any:
     return moveaxis(y, -1, at)
 
 
+@casting
 def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Any:
     """y[i] = x[0] + ... + x[i] along an axis.
 
@@ -250,6 +253,7 @@ def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> 
     return _cumulative("sum", "cumulative_sum", x, axis, dtype)
 
 
+@casting
 def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None) -> Any:
     """y[i] = x[0] * ... * x[i] along an axis."""
     return _cumulative("prod", "cumulative_prod", x, axis, dtype)

@@ -8,6 +8,7 @@
     lion.py          Lion
     lamb.py          LAMB
     muon.py          Muon, for matrices, and AdamW for the rest
+    grad_scaler.py   GradScaler, beside autocast; it is pn.GradScaler
     lr_scheduler.py  what changes the learning rate
     swa_utils.py     averages of a model's weights
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, constant, from_numpy
+from ..casting import suspended
 from ..autograd import Tensor, no_grad, tensor_of
 from ..autograd.tape import mode, revise
 from ..compiler.lazy import TraceError, user_line
@@ -27,7 +28,7 @@ from ..ops import elementwise as e
 # it had been there before.
 
 
-def number_at(p: Tensor, value: float, dtype: Dtype) -> Tensor:
+def number_at(p: Any, value: float, dtype: Dtype) -> Tensor:
     """A 0-d tensor of its own, on the device of p."""
     return tensor_of(from_numpy(np.array(value, dtype.numpy), dtype, p.device))
 
@@ -207,7 +208,7 @@ class Optimizer:
         ):  # a plan holds for the tensors that it was traced with
             mode.tracer.optimizers.setdefault(id(self), (self, self.state))
             self._look(mode.tracer)
-        with no_grad():
+        with no_grad(), suspended():
             live = [
                 (p, g, group)
                 for group in self.param_groups

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..dtypes import Dtype
+from ..dtypes import Dtype, float16
 from ..program import Program
 from .lower import COMPUTED_AS, accessors, binding, bound, words_declared
 from .step import Plan, Step
@@ -106,7 +106,8 @@ def header(program: Program, room: int, reads: bool, writes: bool) -> str:
     tail = 3 * k + -3 * k % room
     words = k * room + tail
     count = words_declared(words + 3)
-    lines = [
+    lines = ["enable f16;\n"] if float16 in (*program.outputs, *program.inputs) else []
+    lines += [
         f"@group(0) @binding(0) var<uniform> words: array<vec4<u32>, {count}>;",
         "fn W(i: u32) -> u32 { return words[i >> 2u][i & 3u]; }",
         "// The copy that a group is at work on.",

@@ -1,7 +1,7 @@
 // The body of recurrent.c for one type; included once for each.
 //
 // Wants T, TYPE(name) (name with the type's suffix), FMA(a, b, c) on vectors, TRANSPOSE
-// (vectors.h) and TANH_OF.
+// (vectors.h), and the gates TYPE(sigmoid) and TYPE(tanh).
 
 typedef T TYPE(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef T TYPE(loose) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T))));
@@ -104,7 +104,7 @@ static void TYPE(sigmoids)(T *restrict x, int64_t n) {
 }
 
 static void TYPE(tanhs)(T *restrict x, int64_t n) {
-    for (int64_t k = 0; k < n; k++) x[k] = TANH_OF(x[k]);
+    for (int64_t k = 0; k < n; k++) x[k] = TYPE(tanh)(x[k]);
 }
 
 // `n` columns of a row; a whole unit is copied without a call.
@@ -437,7 +437,6 @@ static void TYPE(run)(recurrence *r, bool is_forward) {
 #undef TYPE
 #undef FMA
 #undef TRANSPOSE
-#undef TANH_OF
 #undef VEC
 #undef LOOSE
 #undef LANES

@@ -105,19 +105,37 @@ static inline double pn_exp2_wide(double x) {
     return pn_power_of_two(k.bits) * (1 + r * pn_expm1_ratio(r));
 }
 
-// Works in float, 1 ulp. log(2) in two parts of which the first times k is exact.
-static inline float pn_exp_float32(float x) {
-    float y = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
-    float shifted = y * 1.44269504f + 0x1.8p23f, k = shifted - 0x1.8p23f;
-    float r = (y - k * 0.693359375f) - k * -2.12194440e-4f;
+// e^x = (1 + q) 2^k, for a k of a float's exponent or half of that. Works in float, 1
+// ulp. log(2) in two parts of which the first times k is exact.
+typedef struct {
+    float q;
+    int32_t k;
+} pn_scaled;
+static inline pn_scaled pn_exp_scaled(float x) {
+    float shifted = x * 1.44269504f + 0x1.8p23f, k = shifted - 0x1.8p23f;
+    float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
     float p = pn_poly4f(r, 0.49999998119f, 0.16666505899f, 0.04166713721f,
                         0.00836910428f, 0.0013888868878f);
-    p = (p * (r * r) + r) + 1;
+    return (pn_scaled){p * (r * r) + r, (int32_t)(pn_bits32(shifted) - 0x4B400000)};
+}
+
+// 2^k, a normal number.
+static inline float pn_power_of_two_float32(int32_t k) {
+    return pn_float32((uint32_t)(k + 127) << 23);
+}
+
+static inline float pn_exp_float32(float x) {
+    pn_scaled e = pn_exp_scaled(x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x);
     // 2^k in two factors: k reaches from -150 to 128, past the exponents of a float.
-    int32_t whole = (int32_t)(pn_bits32(shifted) - 0x4B400000), half = whole >> 1;
-    float first = pn_float32((uint32_t)(half + 127) << 23);
-    float second = pn_float32((uint32_t)(whole - half + 127) << 23);
-    return p * first * second;
+    int32_t half = e.k >> 1;
+    float first = pn_power_of_two_float32(half);
+    return (e.q + 1) * first * pn_power_of_two_float32(e.k - half);
+}
+
+// e^x for |x| <= 87, where 2^k is one factor; beyond, as there.
+static inline float pn_exp_normal_float32(float x) {
+    pn_scaled e = pn_exp_scaled(x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x);
+    return (e.q + 1) * pn_power_of_two_float32(e.k);
 }
 
 static inline float pn_expm1_float32(float x) {
@@ -139,7 +157,7 @@ static inline float pn_tanh_float32(float x) {
     float a = fabsf(x), y = a > 9.05f ? 9.05f : a, z = a * a;
     float p = pn_poly4f(z, -0.333332802f, 0.133313836f, -0.0537339997f, 0.0206181218f,
                         -0.00567930385f);
-    float small = a + a * (z * p), large = 1 - 2 / (pn_exp_float32(2 * y) + 1);
+    float small = a + a * (z * p), large = 1 - 2 / (pn_exp_normal_float32(2 * y) + 1);
     return copysignf(a < 0.63f ? small : large, x);
 }
 

@@ -11,8 +11,11 @@
 //
 // The weights are packed once. Each step is one parallel loop over units, blocks of
 // UNIT elements of the state: the sums of a unit's gates stay in registers and L1 and go
-// into the cell at once. As a thread takes the same units at each step, its part of the
-// weights stays in its cache. Sums run in an order that the sizes fix.
+// into the cell at once. Forward a thread takes the same units at each step, so that its
+// part of the weights stays in its cache. Backward it takes the same rows of the batch where
+// all weights are near: the gradients that units would exchange are as many as the gates
+// of the state, and cores that share no cache exchange slowly. Sums run in an order that
+// the sizes fix.
 //
 // words and buffers: program.py.
 #include <string.h>
@@ -39,6 +42,7 @@
 #define TILE_VECTORS 2
 #define PIECE ((int64_t)1 << 17)  // multiply-adds worth a thread: about 3 us of a core
 #define MAX_GATES 4
+#define RESIDENT ((int64_t)4 << 20)  // bytes of weights that a core can read at each step
 
 enum { TANH, RELU, LSTM, GRU };
 
@@ -52,6 +56,7 @@ typedef struct {
     int64_t stride;  // of the rows of `state`: not of a power of 2, for the cache's sets
     int64_t units;           // blocks of the state
     int64_t groups, height;  // blocks of the batch, and the rows of one
+    bool by_unit;            // whether pieces are numbered by unit first, or by group
     void *panels;    // weights: [unit][gate][l][UNIT]
     void *state[2];  // what the weights are multiplied with, of this step and the last
     int64_t step;

@@ -273,7 +273,15 @@ static inline void TYPE(ask_for)(const T *row, int64_t gates, int64_t size) {
             __builtin_prefetch(row + k * size + j, 0, 2);
 }
 
-// Pieces are numbered by unit, then by group of rows.
+static inline int64_t TYPE(unit_of)(const recurrence *r, int64_t piece) {
+    return r->by_unit ? piece / r->groups : piece % r->units;
+}
+
+// The first row of a piece.
+static inline int64_t TYPE(row_of)(const recurrence *r, int64_t piece) {
+    return (r->by_unit ? piece % r->groups : piece / r->units) * r->height;
+}
+
 static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
     const recurrence *r = context;
     const int64_t *w = r->args->words, n = r->size, t = r->step;
@@ -283,7 +291,7 @@ static void TYPE(step_forward)(void *context, int64_t begin, int64_t end) {
     T *kept = out[r->cell == LSTM ? 2 : 1];  // by LSTM and GRU
     T sum[MAX_GATES * TILE_ROWS * UNIT] __attribute__((aligned(64)));
     for (int64_t piece = begin; piece < end; piece++) {
-        int64_t u = piece / r->groups, from = piece % r->groups * r->height;
+        int64_t u = TYPE(unit_of)(r, piece), from = TYPE(row_of)(r, piece);
         int64_t height = smaller(r->height, r->rows - from);
         int64_t j = u * UNIT, width = TYPE(width)(r, u);
         for (int64_t i = from; i < from + height; i++) {
@@ -323,7 +331,7 @@ static void TYPE(step_backward)(void *context, int64_t begin, int64_t end) {
     const T *kept = r->in[r->cell == LSTM ? 2 : 1];  // of LSTM and GRU
     T sum[TILE_ROWS * UNIT] __attribute__((aligned(64)));
     for (int64_t piece = begin; piece < end; piece++) {
-        int64_t u = piece / r->groups, from = piece % r->groups * r->height;
+        int64_t u = TYPE(unit_of)(r, piece), from = TYPE(row_of)(r, piece);
         int64_t height = smaller(r->height, r->rows - from);
         int64_t j = u * UNIT, width = TYPE(width)(r, u);
         for (int64_t i = from; i < from + height && t >= 0; i++) {
@@ -409,6 +417,7 @@ static void TYPE(run)(recurrence *r, bool is_forward) {
     r->stride = rounded_up(r->depth, LANES) + LANES;
     r->units = divided_up(r->size, UNIT);
     int64_t panels = r->units * r->gates * r->size * UNIT, state = r->rows * r->stride;
+    r->by_unit = is_forward || panels * (int64_t)sizeof(T) > RESIDENT;
     int64_t nbytes = (panels + 2 * state) * (int64_t)sizeof(T);
     T *memory = pn_alloc(nbytes);
     if (!memory) {

@@ -192,6 +192,12 @@ class Program:
         return Program(self.kernel, (made,), own, self.options, label=self.label)
 
     @property
+    def without_producer(self) -> Program:
+        """The reduction of what the producer would store."""
+        made, which = self.producer.outputs, self.options[:1]
+        return Program(self.kernel, self.outputs, made, which, label=self.label)
+
+    @property
     def one_copy(self) -> Program:
         """The program of one of the launches side by side."""
         outs, ins = (len(x) // self.copies for x in (self.outputs, self.inputs))

@@ -168,6 +168,7 @@ class Backend:
     # An element costs its bytes, not its arithmetic; and what follows a formula joins it.
     formulas_first = True
     epilogues = frozenset({"matmul", "convolve"})
+    produces = staticmethod(lambda dtype, words: True)
     copies = frozenset({"elementwise", "reduce"})
     max_copied = 1000  # more than a table of one launch holds
     writes_in_place = frozenset({"elementwise"})

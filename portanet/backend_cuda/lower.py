@@ -117,6 +117,8 @@ def _text(program: Program, words: int, defines: tuple) -> str:
     kernel = with_headers(file_text(f"{'rows' if rows else program.kernel}.cu"))
     if rows:
         kernel = over_rows(program, kernel, dict(defines))
+    elif program.has_producer:
+        kernel = producer(program, dict(defines)) + kernel
     elif program.has_epilogue:
         kernel = epilogue(program, dict(defines)) + kernel
     elif program.expression is not None:
@@ -215,6 +217,35 @@ def epilogue(program: Program, defines: dict) -> str:
         f"PN_DEVICE void pn_epilogue({', '.join(parameters)}) {{",
         *(f"    {line.replace('PN_INDEX', 'PN_PLACE')}" for line in lines),
         "}",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def producer(program: Program, defines: dict) -> str:
+    """The type of what a reduction reduces; see reduce.cu. Its words begin at number
+    PN_PRODUCER."""
+    made = program.producer
+    assert made.expression is not None
+    at, inputs = positions(made, "i"), range(len(made.inputs))
+    lines = coordinates(made, "i")
+    lines += [f"const auto v{j} = pn_load(x{j}, {at[1 + j]});" for j in inputs]
+    lines += [*body(made.expression), f"return v{made.expression.outputs[0]};"]
+    operands = [f"const PN_X{j} *x{j}" for j in inputs]
+    table = [f"(const PN_X{j} *)at[{1 + j}]" for j in inputs]
+    text = [
+        f"#define PN_MADE {COMPUTED_AS[made.outputs[0]]}",
+        f"#define PN_MADE_PARAMETERS {', '.join(operands)}",
+        f"#define PN_MADE_OF {', '.join(f'x{j}' for j in inputs)}",
+        f"#define PN_MADE_OF_TABLE {', '.join(table)}",
+        f"#define W(k) ((PN_INDEX)P[{defines.get('PN_PRODUCER', 0)} + (k)])",
+        "struct Made {",
+        "    const pn_words &P;",
+        *(f"    {operand};" for operand in operands),
+        "    PN_MEMBER PN_MADE element(PN_INDEX i) const {",
+        *(f"        {line}" for line in lines),
+        "    }",
+        "};",
+        "#undef W",
     ]
     return "\n".join(text) + "\n"
 

@@ -13,14 +13,24 @@
 // depends on the sizes alone: a load of V at once (PN_VECTOR 1) takes the same elements in
 // the same order as V loads.
 //
+// Of a reduction with a producer, x is a Made: what the text before this one, by lower.py,
+// computes from the operands where it is read. Its words follow those of the reduction.
+//
 // A text holds one entry, PN_STEP_name, because each takes NVRTC a while. Of reductions side
 // by side (PN_COPIES) a block looks up which of them it is at work on.
 typedef PN_INDEX index_t;  // int, unless x is longer
 typedef pn_unsigned<index_t> count_t;  // divides faster
+#if defined(PN_OPTION_made)
+typedef Made Input;
+typedef PN_MADE X;
+#define V 1  // neighbours are made by neighbouring threads
+#else
+typedef PN_X0 Input;
 typedef pn_compute<PN_X0> X;
+#define V (16 / (int)sizeof(PN_X0))  // elements of 16 bytes
+#endif
 typedef pn_compute<PN_Y0> Y;
 
-#define V (16 / (int)sizeof(PN_X0))  // elements of 16 bytes
 #define U (V > 8 ? 2 : 4)  // loads on their way
 #define ALL 0xffffffffu
 
@@ -107,7 +117,11 @@ PN_DEVICE A from_lane(A a, int distance) { return __shfl_down_sync(ALL, a, dista
 #endif
 
 // What a pass reads and writes: x or partial results, partial results or y.
+#if defined(PN_OPTION_made)
+PN_DEVICE A fetch(const Made *x, index_t at, index_t r) { return lift(x->element(at), r); }
+#else
 PN_DEVICE A fetch(const PN_X0 *x, index_t at, index_t r) { return lift(pn_load(x, at), r); }
+#endif
 struct Partial {
     A a;
 };
@@ -171,6 +185,28 @@ PN_DEVICE Range range_of(const pn_words &P, count_t o) {
     PN_EXPORT(name)
 #endif
 
+// The same for an entry that reads x: with a producer, the operands that it reads.
+#if !defined(PN_OPTION_made)
+#define ENTRY_OF_X(name, Target, ...) ENTRY(name, Target, PN_X0, __VA_ARGS__)
+#elif defined(PN_COPIES)
+#define ENTRY_OF_X(name, Target, ...)                                                     \
+    PN_ENTRY(name, 256)(PN_T table) {                                                     \
+        const int copy = pn_copy(table, blockIdx.x);                                      \
+        void *const *at = table.at[copy];                                                 \
+        const Made x = {table.words[copy], PN_MADE_OF_TABLE};                             \
+        __VA_ARGS__((Target *)at[0], &x, table.words[copy],                               \
+                    blockIdx.x - (unsigned)table.first[copy]);                            \
+    }                                                                                     \
+    PN_EXPORT(name)
+#else
+#define ENTRY_OF_X(name, Target, ...)                                                     \
+    PN_ENTRY(name, 256)(Target * y, PN_MADE_PARAMETERS, PN_P P) {                         \
+        const Made x = {P, PN_MADE_OF};                                                   \
+        __VA_ARGS__(y, &x, P, blockIdx.x);                                                \
+    }                                                                                     \
+    PN_EXPORT(name)
+#endif
+
 // ---- rows and warps
 
 // Pairs, then pairs of pairs: N is a power of two.
@@ -189,7 +225,7 @@ PN_DEVICE A of_warp(A a) {
 }
 
 // The V elements from r on, whose first is at x[at].
-PN_DEVICE A fetch_pack(const PN_X0 *x, index_t at, index_t r) {
+PN_DEVICE A fetch_pack(const Input *x, index_t at, index_t r) {
     A values[V];
 #if PN_VECTOR
     const pn_pack<PN_X0, V> pack = *(const pn_pack<PN_X0, V> *)(x + at);
@@ -203,7 +239,7 @@ PN_DEVICE A fetch_pack(const PN_X0 *x, index_t at, index_t r) {
 }
 
 // Thread `t` of `threads` takes its share of [begin, end), which lies contiguously.
-PN_DEVICE A along(const PN_X0 *x, index_t base, Range range, int t, int threads) {
+PN_DEVICE A along(const Input *x, index_t base, Range range, int t, int threads) {
     A total = initial();
     const index_t step = threads * V;
     for (index_t r = range.begin + t * V; r < range.end; r += U * step) {
@@ -252,7 +288,7 @@ PN_DEVICE A anyhow(const Source *x, index_t base, Range range, int t, int thread
     return total;
 }
 
-PN_DEVICE A share(const PN_X0 *x, Range range, int t, int threads, const pn_words &P) {
+PN_DEVICE A share(const Input *x, Range range, int t, int threads, const pn_words &P) {
     const index_t base = kept_at(P, range.k);
     if (only_stride(P) == 1) return along(x, base, range, t, threads);
     return anyhow(x, base, range, t, threads, P);
@@ -275,16 +311,16 @@ PN_DEVICE void rows_body(Target *y, const Source *x, const pn_words &P, unsigned
 }
 
 #if defined(PN_STEP_rows)
-ENTRY(rows, PN_Y0, PN_X0, rows_body)
+ENTRY_OF_X(rows, PN_Y0, rows_body)
 #endif
 #if defined(PN_STEP_rows_first)
-ENTRY(rows_first, Partial, PN_X0, rows_body)
+ENTRY_OF_X(rows_first, Partial, rows_body)
 #endif
 #if defined(PN_STEP_rows_second)
 ENTRY(rows_second, PN_Y0, Partial, rows_body)
 #endif
 
-PN_DEVICE void warps_body(PN_Y0 *y, const PN_X0 *x, const pn_words &P, unsigned block) {
+PN_DEVICE void warps_body(PN_Y0 *y, const Input *x, const pn_words &P, unsigned block) {
     const count_t o = (count_t)block * 8 + threadIdx.x / 32;
     if (o >= (count_t)P[3]) return;  // the whole warp
     const A a = of_warp(share(x, range_of(P, o), threadIdx.x % 32, 32, P));
@@ -292,7 +328,7 @@ PN_DEVICE void warps_body(PN_Y0 *y, const PN_X0 *x, const pn_words &P, unsigned 
 }
 
 #if defined(PN_STEP_warps)
-ENTRY(warps, PN_Y0, PN_X0, warps_body)
+ENTRY_OF_X(warps, PN_Y0, warps_body)
 #endif
 
 // ---- columns and narrow
@@ -307,7 +343,7 @@ template <int W> PN_DEVICE Columns<W> fetch_columns(const Partial *x, index_t at
     for (int w = 0; w < W; w++) c.a[w] = x[at + w].a;
     return c;
 }
-template <int W> PN_DEVICE Columns<W> fetch_columns(const PN_X0 *x, index_t at, index_t r) {
+template <int W> PN_DEVICE Columns<W> fetch_columns(const Input *x, index_t at, index_t r) {
     Columns<W> c;
 #if PN_VECTOR
     const pn_pack<PN_X0, W> pack = *(const pn_pack<PN_X0, W> *)(x + at);
@@ -378,29 +414,29 @@ PN_DEVICE void columns_body(Target *y, const Source *x, const pn_words &P, unsig
 // Neighbours a thread takes: a load of 16 bytes, but at most 8 sums of 8 bytes.
 #define W (PN_VECTOR ? (V > 8 ? 8 : V) : 1)
 #if defined(PN_STEP_columns)
-ENTRY(columns, PN_Y0, PN_X0, columns_body<32, W>)
+ENTRY_OF_X(columns, PN_Y0, columns_body<32, W>)
 #endif
 #if defined(PN_STEP_columns_first)
-ENTRY(columns_first, Partial, PN_X0, columns_body<32, W>)
+ENTRY_OF_X(columns_first, Partial, columns_body<32, W>)
 #endif
 #if defined(PN_STEP_columns_second)
 ENTRY(columns_second, PN_Y0, Partial, columns_body<32, 1>)
 #endif
 #if defined(PN_STEP_narrow)
-ENTRY(narrow, PN_Y0, PN_X0, columns_body<8, W>)
+ENTRY_OF_X(narrow, PN_Y0, columns_body<8, W>)
 #endif
 #if defined(PN_STEP_narrow_first)
-ENTRY(narrow_first, Partial, PN_X0, columns_body<8, W>)
+ENTRY_OF_X(narrow_first, Partial, columns_body<8, W>)
 #endif
 
 // ---- lanes
 
-PN_DEVICE void lanes_body(PN_Y0 *y, const PN_X0 *x, const pn_words &P, unsigned block) {
+PN_DEVICE void lanes_body(PN_Y0 *y, const Input *x, const pn_words &P, unsigned block) {
     const count_t k = (count_t)block * 256 + threadIdx.x;
     if (k >= (count_t)P[3]) return;
     emit(y, k, anyhow(x, kept_at(P, k), range_of(P, k), 0, 1, P), P);
 }
 
 #if defined(PN_STEP_lanes)
-ENTRY(lanes, PN_Y0, PN_X0, lanes_body)
+ENTRY_OF_X(lanes, PN_Y0, lanes_body)
 #endif

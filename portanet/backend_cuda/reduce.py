@@ -6,8 +6,10 @@ What decides is sizes and strides, never the GPU, so that results do not depend 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..program import Program
+from .elementwise import index_of
 from .plan import Gpu, Plan, Step, ceil_div, index_type
 
 BLOCKS = 1024  # enough to fill any GPU
@@ -16,21 +18,49 @@ FEW = 256  # fewer blocks than this leave most of one idle
 
 def plan(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     """One pass over x; two where there are few results of many elements each."""
-    kept, reduced, kept_rank, reduced_rank, offset = words[:5]
-    if kept == 0:
+    if words[0] == 0:
         return Plan(())
+    if program.has_producer:
+        return _produced(program, words)
+    return _plan(program, words)
+
+
+def _produced(program: Program, words: Sequence[int]) -> Plan:
+    """The plan of what the producer would store; its first step makes it instead."""
+    own = 5 + 2 * (words[2] + words[3])
+    plain, made = program.without_producer, program.producer
+    found = _plan(plain, words[:own], is_made=True)
+    first, *rest = found.steps
+    defines = dict(first.defines) | {"PN_PRODUCER": len(first.words)}
+    if index_of(made, words[own:]) != "int":
+        defines["PN_INDEX"] = "long long"
+    operands = [0, *range(1, 1 + len(made.inputs))]
+    if rest:  # partial results are the last
+        operands[0] = last = 1 + len(made.inputs)
+        rest = [replace(s, operands=(0, last), of=plain) for s in rest]
+    first = replace(
+        first,
+        operands=tuple(operands),
+        words=(*first.words, *words[own:]),
+        defines=tuple(defines.items()),
+    )
+    return replace(found, steps=(first, *rest))
+
+
+def _plan(program: Program, words: Sequence[int], is_made: bool = False) -> Plan:
+    kept, reduced, kept_rank, reduced_rank, offset = words[:5]
     shape, strides = _halves(words[5:], kept_rank)
     inner, steps = _halves(words[5 + 2 * kept_rank :], reduced_rank)
-    width = 16 // program.inputs[0].itemsize
+    width = 1 if is_made else 16 // program.inputs[0].itemsize
     index = index_type([reduced, kept], [*shape, *inner], [*strides, *steps], offset)
     if reduced_rank == 1 and steps[0] == 1 and reduced >= 32:
         others = [offset, *strides]
-        vector = all(s % width == 0 for s in others)
+        vector = not is_made and all(s % width == 0 for s in others)
         return _rows(program, words, vector, index, width)
     if kept_rank >= 1 and strides[-1] == 1 and reduced >= 8:
         wide = min(width, 8)
         others = [offset, shape[-1], *strides[:-1], *steps]
-        vector = all(s % wide == 0 for s in others)
+        vector = not is_made and all(s % wide == 0 for s in others)
         return _columns(program, words, vector, index, wide if vector else 1)
     if reduced >= 256 and kept < 65536:
         return _rows(program, words, False, index, width)
@@ -98,7 +128,7 @@ def combine(kept: int, chunks: int, total: int, source: int) -> Step:
 
 def partial_bytes(program: Program) -> int:
     """Bytes of a partial result: the type that the reduction combines in."""
-    (which,) = program.options
+    which = program.options[0]
     if which in ("any", "all"):
         return 4
     if which in ("sum", "mean", "prod"):

@@ -304,13 +304,12 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
 
 def _plain_reduction(program: Program) -> Program:
     """The reduction without what happens before and after."""
-    outputs, inputs = program.outputs, program.inputs[:1]
     if program.has_producer:
-        inputs = program.producer.outputs
-    elif program.expression is not None:
-        outputs = inputs
-    options = program.options[:1]
-    return Program("reduce", outputs, inputs, options, label=program.label)
+        return program.without_producer
+    made, own = program.outputs, program.inputs[:1]
+    if program.has_epilogue:
+        made = own
+    return Program("reduce", made, own, program.options, label=program.label)
 
 
 def _reduce_room(program: Program) -> int:

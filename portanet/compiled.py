@@ -86,6 +86,9 @@ class Trace:
         for static in statics(self.structure):
             _check_hidden(static.value)
         self.own = {id(x.node): i for i, x in enumerate(inputs) if x.node is not None}
+        # The gradients of leaves that the function has made are gone with them.
+        gone = tracer.inner.keys() - self.own.keys()
+        grads = [found for found in grads if id(found[0]) not in gone]
         self._keep(tracer, ends, finals, grads, tensors)
 
     def _input(self, tracer: Tracer, t: Tensor, i: int) -> Tensor:

@@ -144,6 +144,19 @@ def test_a_gradient_from_outside_is_read_anew():
     alike(p.detach(), [-11, -11])
 
 
+def test_gradients_of_what_the_function_makes_are_not_kept():
+    def step(x):
+        inner = (x * 2).requires_grad_()
+        (inner * inner).sum().backward()
+        return inner.grad * 1
+
+    run = pn.compile(step, verify=True)
+    alike(run(ones()), [4, 4])
+    plain = pn.compile(lambda x: (step(x), None)[1])
+    plain(ones())
+    assert "0 launches" in plain.explain()
+
+
 def test_copies_of_a_tensor_from_outside_are_read_anew():
     x = ones()
     run = pn.compile(lambda: copy.deepcopy(x) + copy.copy(x))

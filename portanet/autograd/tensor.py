@@ -120,6 +120,8 @@ class Tensor(Methods):
             )
         if wanted and self.node is None:
             self.node = Node(None, None, None, None, ())
+            if mode.tracer is not None:
+                mode.tracer.make_leaf(self)
         elif not wanted and self.node is not None:
             if self.node.op is not None:
                 raise RuntimeError(

@@ -206,6 +206,7 @@ class Tracer:
     grads: dict[int, tuple[Any, Any]] = field(
         default_factory=dict
     )  # id: leaf, start grad
+    inner: dict[int, Any] = field(default_factory=dict)  # leaves that are made inside
     asked: set[int] = field(default_factory=set)  # leaves whose start grad was read
     # What was read of Python objects, and what they were given, by owner and name.
     granted: dict[tuple[int, str], Granted] = field(default_factory=dict)
@@ -264,6 +265,11 @@ class Tracer:
     def look_at_grad(self, leaf: Any) -> None:
         """Remember what the gradient of a leaf was when it was first touched."""
         self.grads.setdefault(id(leaf), (leaf, leaf.grad))
+
+    def make_leaf(self, tensor: Any) -> None:
+        """A tensor becomes a leaf; one that the function has made is gone with it."""
+        if type(tensor.value) is Lazy:
+            self.inner[id(tensor.node)] = tensor.node
 
     def write(self, tensor: Any, value: Any) -> None:
         """Assign to a tensor: to one from outside at each replay."""

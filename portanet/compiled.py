@@ -18,7 +18,7 @@ from typing import Any
 
 from .arrays import Array, Layout, contiguous
 from .casting import mode as casts
-from .autograd import Tensor, tensor_of
+from .autograd import Tensor, tape, tensor_of
 from .autograd.tape import mode, revision, while_traced
 from .devices import chosen, default_device
 from .compiler import draw, explain
@@ -286,6 +286,15 @@ def _has_history(t: Tensor) -> bool:
     )
 
 
+def _check_hooks(arguments: list[Tensor]) -> None:
+    for i, t in enumerate(arguments):
+        if getattr(t.node, "hooks", None):
+            raise TraceError(
+                f"compile: argument {i} has a hook, which replays would not call; register "
+                "it inside the function"
+            )
+
+
 def _check_history(results: list[Tensor]) -> None:
     for i, t in enumerate(results):
         if _has_history(t):
@@ -371,6 +380,8 @@ class Compiled:
                     t.value.check()
             raise
         leaves = tuple([t.node is None for t in tensors])
+        if tape.hooked:
+            _check_hooks(tensors)
         precision = get_float32_matmul_precision()
         cast = None if casts.active is None else casts.active.key
         key = (structure, layouts, leaves, mode.enabled, chosen(), precision, cast)

@@ -139,3 +139,173 @@ def test_the_gradients_of_a_module_are_clipped():
     assert nn.utils.clip_grad_norm_(layer, 1.0).item() == 4.0
     nn.utils.clip_grad_value_(layer, 0.5)
     assert layer.weight.grad.item() == 0.5
+
+
+# Gradients -------------------------------------------------------------------------------
+
+
+def test_hooks_of_a_tensor_see_and_change_its_gradient(device):
+    x = pn.tensor([1.0, 2.0], device=device, requires_grad=True)
+    y = x * 3
+    z = y * y  # before the hook is registered
+    seen = []
+    handle = y.register_hook(lambda g: seen.append(g.tolist()))
+    double = x.register_hook(lambda g: g * 2)
+    (z + y).sum().backward(retain_graph=True)
+    assert seen == [[7.0, 13.0]]  # 2 y + 1: all that comes, at once
+    assert x.grad.tolist() == [42.0, 78.0]
+    handle.remove(), double.remove(), double.remove()
+    x.grad = None
+    (z + y).sum().backward()
+    assert len(seen) == 1 and x.grad.tolist() == [21.0, 39.0]
+
+
+def test_hooks_run_in_order_and_before_gradients_are_added_up():
+    x = pn.ones(1, requires_grad=True)
+    x.register_hook(lambda g: g + 1)
+    with x.register_hook(lambda g: g * 10):
+        (x * 2).sum().backward()
+        (x * 2).sum().backward()
+    assert x.grad.tolist() == [60.0]
+    (g,) = pn.gradients((x * 2).sum(), [x])
+    assert g.tolist() == [3.0]
+
+
+def test_the_hook_of_one_of_several_results_sees_its_gradient():
+    x = pn.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    a, b = x.split((1, 2))
+    b.register_hook(lambda g: g * 5)
+    (a.sum() + b.sum()).backward()
+    assert x.grad.tolist() == [1.0, 5.0, 5.0]
+
+
+def test_hooks_are_recorded_with_create_graph(device):
+    x = pn.tensor(2.0, device=device, requires_grad=True)
+    y = x * x
+    y.register_hook(lambda g: g * x)
+    (g,) = pn.gradients(y, [x], create_graph=True)
+    (again,) = pn.gradients(g, [x])
+    assert (g.item(), again.item()) == (8.0, 8.0)  # 2 x * x, and its derivative 4 x
+
+
+def test_hooks_that_can_not_be_are_refused():
+    with pytest.raises(
+        RuntimeError, match="register_hook: the tensor does not require"
+    ):
+        pn.ones(1).register_hook(print)
+    x = pn.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match="hook: a function is expected, not int"):
+        x.register_hook(3)
+    with (
+        x.register_hook(lambda g: 3),
+        pytest.raises(TypeError, match="register_hook: a hook gives a tensor or None"),
+    ):
+        x.sum().backward()
+    with (
+        x.register_hook(lambda g: g[:1]),
+        pytest.raises(ValueError, match=r"register_hook: the hook gave \(1,\) float32"),
+    ):
+        x.sum().backward()
+
+
+def test_hooks_of_a_modules_backward_see_and_change_gradients(device):
+    layer, seen = nn.Linear(2, 1, bias=False).to(device), []
+    nn.init.constant_(layer.weight, 3.0)
+    x = pn.ones((1, 2), device=device, requires_grad=True)
+
+    def look(module, gx, gy):
+        seen.append((module is layer, gx[0].tolist(), gy[0].tolist()))
+
+    first = layer.register_full_backward_hook(look)
+    layer.register_full_backward_hook(lambda m, gx, gy: (gx[0] * 10,))
+    before = layer.register_full_backward_pre_hook(lambda m, gy: gy[0] * 2)
+    layer(x).sum().backward()
+    assert seen == [(True, [[6.0, 6.0]], [[2.0]])]
+    assert x.grad.tolist() == [[60.0, 60.0]]
+    assert layer.weight.grad.tolist() == [[2.0, 2.0]]
+    first.remove(), before.remove()
+    x.grad = None
+    layer(x).sum().backward()
+    assert len(seen) == 1 and x.grad.tolist() == [[30.0, 30.0]]
+
+
+def test_a_modules_hooks_are_called_once_for_several_arguments_and_results():
+    class Both(nn.Module):
+        def forward(self, a, scale, b):
+            return {"sum": (a + b) * scale, "product": a * b}
+
+    module, seen = Both(), []
+    module.register_full_backward_hook(
+        lambda m, gx, gy: seen.append(
+            [g if g is None else g.item() for g in (*gx, *gy)]
+        )
+    )
+    a, b = (pn.tensor(v, requires_grad=True) for v in (2.0, 5.0))
+    for _ in range(2):
+        y = module(a, 3.0, b)
+        (y["sum"] + y["product"]).backward()
+    assert seen == [[8.0, None, 5.0, 1.0, 1.0]] * 2
+    assert (a.grad.item(), b.grad.item()) == (16.0, 10.0)
+    with pn.no_grad():
+        module(a, 3.0, b)
+
+
+def test_a_modules_hooks_are_called_where_no_argument_has_a_gradient():
+    layer, seen = nn.Linear(1, 1), []
+    layer.register_full_backward_hook(
+        lambda m, gx, gy: seen.append((gx, gy[0].tolist()))
+    )
+    layer(pn.ones((1, 1))).sum().backward()
+    assert seen == [((None,), [[1.0]])]
+    layer.register_full_backward_hook(lambda m, gx, gy: (gx[0], gx[0]))
+    with pytest.raises(
+        ValueError, match="register_full_backward_hook: the hook gave 2"
+    ):
+        layer(pn.ones((1, 1), requires_grad=True)).sum().backward()
+
+
+def test_a_modules_hooks_are_recorded_with_create_graph():
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 3.0)
+    x = pn.tensor([[2.0]], requires_grad=True)
+    layer.register_full_backward_hook(lambda m, gx, gy: (gx[0] * x,))
+    (g,) = pn.gradients((layer(x) ** 2).sum(), [x], create_graph=True)
+    (again,) = pn.gradients(g.sum(), [x])
+    # 2 * 9 x times x, and the hook again on the way back through the layer: the derivative
+    # 36 x, of which the part that goes through the layer, 18 x, is times x once more.
+    assert g.item() == 72.0
+    assert again.item() == 18 * 2.0 + 18 * 2.0 * 2.0
+
+
+def test_what_hooks_compute_is_in_a_compiled_step(device):
+    layer, calls = nn.Linear(2, 1).to(device), []
+
+    def step(x):
+        layer.zero_grad()
+        y = layer(x)
+        y.register_hook(lambda g: calls.append(1) or g * 2)
+        y.sum().backward()
+        return layer.weight.grad
+
+    compiled, x = pn.compile(step), pn.ones((3, 2), device=device)
+    assert compiled(x).tolist() == compiled(x).tolist() == [[6.0, 6.0]]
+    assert len(calls) == 1  # where it is traced
+    with layer.weight.register_hook(lambda g: g + 1):
+        assert compiled(x).tolist() == [[7.0, 7.0]]
+    assert compiled(x).tolist() == [[6.0, 6.0]]
+    with layer.register_full_backward_pre_hook(lambda m, gy: gy[0] * 3):
+        assert compiled(x).tolist() == [[18.0, 18.0]]
+    assert compiled(x).tolist() == step(x).tolist() == [[6.0, 6.0]]
+
+
+def test_hooks_of_arguments_of_a_compiled_function_are_refused():
+    x = pn.ones(2, requires_grad=True)
+    f = pn.compile(lambda x: (x * 2).detach())
+    with (
+        x.register_hook(print),
+        pytest.raises(
+            RuntimeError, match="compile: argument 0 has a hook, which replays"
+        ),
+    ):
+        f(x)
+    assert f(x).tolist() == [2.0, 2.0]

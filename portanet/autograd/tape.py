@@ -18,7 +18,7 @@ from ..ops import elementwise as e
 class Node:
     """One recorded call, or (op is None) a leaf whose gradient is asked for."""
 
-    __slots__ = ("grad", "op", "parents", "static", "xs", "y")
+    __slots__ = ("grad", "hooks", "op", "parents", "static", "xs", "y")  # hooks: if any
 
     def __init__(self, op, static, xs, y, parents):
         self.op, self.static = op, static
@@ -35,7 +35,7 @@ class Node:
 class Part:
     """One of the results of a call that has several."""
 
-    __slots__ = ("index", "parents")
+    __slots__ = ("hooks", "index", "parents")
     op = "part"
 
     def __init__(self, node: Node, index: int):
@@ -58,6 +58,7 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
+hooked = False  # whether some node has had hooks; until then nobody looks for them
 
 
 class _Revision:
@@ -144,8 +145,11 @@ def backward(ends: Sequence[Any], seeds: Sequence[Any], wanted: set[int] | None,
         _accumulate(grads, end, seed)
     order = newest_first(ends)
     useful = _leading_to(order, wanted)
+    look = hooked or mode.tracer is not None
     with suspended():
         for node in order:
+            if look:
+                _through_hooks(grads, node)
             if id(node) not in grads or node.op is None:
                 continue
             if wanted is not None and id(node) in wanted and not _beyond(node, useful):
@@ -157,6 +161,16 @@ def backward(ends: Sequence[Any], seeds: Sequence[Any], wanted: set[int] | None,
             else:
                 _through(grads, node, g, useful, wrap)
     return grads, order
+
+
+def _through_hooks(grads: dict[int, Any], node: Any) -> None:
+    hooks = getattr(node, "hooks", None)
+    if mode.tracer is not None and node.op is None:
+        mode.tracer.look(node, "hooks", hooks)
+    if hooks and id(node) in grads:
+        from .hooks import through_hooks
+
+        grads[id(node)] = through_hooks(hooks, grads[id(node)])
 
 
 def _leading_to(order: Sequence[Any], wanted: set[int] | None) -> set[int] | None:

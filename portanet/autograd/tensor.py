@@ -7,7 +7,7 @@ and the in-place operators; what was computed from the old value keeps it.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,24 @@ class Tensor(Methods):
         from .functions import run_backward
 
         run_backward(self, gradient, retain_graph or create_graph, create_graph)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
+        """Call hook(gradient) in backward, when all of the gradient of this tensor is there;
+        what it gives, unless None, takes the gradient's place. The handle's `remove()` ends
+        that. RuntimeError where the tensor requires no gradient.
+
+        In a function that `pn.compile` made, hooks run where it is traced; what they compute
+        is replayed.
+
+        >>> x = pn.tensor([1.0, 2.0], requires_grad=True)
+        >>> handle = x.register_hook(lambda g: g * 10)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([20., 40.])
+        """
+        from .hooks import hook_tensor
+
+        return hook_tensor(self, hook)
 
     def zero_grad(self) -> None:
         """Forget the gradient."""

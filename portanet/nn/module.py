@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Tensor, no_grad, tensor_of
+from ..autograd.hooks import Handle
 from ..autograd.tape import mode, revise, while_traced
 from ..autograd.tensor import not_none
 from ..creation import tensor
@@ -17,7 +18,7 @@ from ..devices import Device, device, get
 from ..dtypes import Dtype, as_dtype
 from ..naming import no_tensor
 from ..ops import elementwise as e
-from .hooks import Handle, Hooks
+from .hooks import Hooks
 
 
 def Parameter(data: Any, requires_grad: bool = True) -> Tensor:
@@ -109,12 +110,37 @@ class Module:
         >>> seen
         [(2, 3)]
         """
-        return self._hooked().add(self._hooked().after, hook)
+        return Handle(self._hooked().after, hook)
 
     def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> Handle:
         """Call hook(module, args) before forward; what it gives, unless None, takes the
         place of the arguments. Otherwise as `register_forward_hook`."""
-        return self._hooked().add(self._hooked().before, hook)
+        return Handle(self._hooked().before, hook)
+
+    def register_full_backward_hook(
+        self, hook: Callable[[Module, tuple, tuple], Any]
+    ) -> Handle:
+        """Call hook(module, gradients of the arguments, gradients of the result) in backward;
+        what it gives, unless None, goes on in the place of the gradients of the arguments.
+
+        Of the arguments by position, None where one has no gradient; of the result, each of
+        its tensors. Otherwise as `register_forward_hook`.
+
+        >>> layer, seen = nn.Linear(2, 3), []
+        >>> x = pn.ones((1, 2), requires_grad=True)
+        >>> with layer.register_full_backward_hook(lambda m, g, gy: seen.append(gy[0])):
+        ...     layer(x).sum().backward()
+        >>> seen
+        [tensor([[1., 1., 1.]])]
+        """
+        return Handle(self._hooked().backward, hook)
+
+    def register_full_backward_pre_hook(
+        self, hook: Callable[[Module, tuple], Any]
+    ) -> Handle:
+        """Call hook(module, gradients of the result) before the module's backward; what it
+        gives, unless None, takes their place. Otherwise as `register_full_backward_hook`."""
+        return Handle(self._hooked().backward_before, hook)
 
     def _hooked(self) -> Hooks:
         return self.__dict__.setdefault("_hooks", Hooks())

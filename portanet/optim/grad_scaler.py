@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..autograd import Tensor, no_grad, tensor_of
-from ..autograd.tape import mode
+from ..autograd.tape import mode, revise
 from ..casting import suspended
 from ..devices import Device, default_device, get
 from ..dtypes import float32, int32
 from ..ops import elementwise as e
 from ..ops.reduce import all as all_of
 from .optimizer import Optimizer, number_at
+
+_OPTIONS = ("growth_factor", "backoff_factor", "growth_interval")
 
 
 class GradScaler:
@@ -188,6 +190,9 @@ class GradScaler:
         self._finite, self._stepped = {}, set()
 
     def _follow(self) -> None:
+        if mode.tracer is not None:  # a plan holds for these options
+            for name in _OPTIONS:
+                mode.tracer.look(self, name, getattr(self, name))
         fine = self._all(self._finite.values())
         streak = e.where(fine, e.add(self._streak, 1), 0)
         is_due = e.greater_equal(streak, self.growth_interval)
@@ -230,7 +235,8 @@ class GradScaler:
             raise ValueError(
                 f"GradScaler: load_state_dict: missing: {', '.join(missing)}"
             )
-        for name in ("growth_factor", "backoff_factor", "growth_interval"):
+        revise()
+        for name in _OPTIONS:
             setattr(self, name, state[name])
         self._check()
         self._start = (float(state["scale"]), int(state["_growth_tracker"]))

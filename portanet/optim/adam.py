@@ -6,7 +6,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..ops import optimise
-from .optimizer import Group, Optimizer, zeros_at
+from .optimizer import Group, Optimizer, assign_each, zeros_of
 
 
 class Adam(Optimizer):
@@ -48,34 +48,17 @@ class Adam(Optimizer):
         adam_update(p, g, state, group, self.decoupled)
 
 
-def moments(p: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The running averages of g and g * g, zeros at first."""
-    if "exp_avg" not in state:
-        state["exp_avg"], state["exp_avg_sq"] = zeros_at(p), zeros_at(p)
-    return state["exp_avg"], state["exp_avg_sq"]
-
-
 def adam_update(
     p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group, decoupled: bool
 ) -> None:
     """Assign p and its moments after a step of Adam, or of AdamW where decoupled."""
-    m, v = moments(p, state)
-    beta1, beta2 = group["betas"]
-    highest = []
-    if group.get("amsgrad"):
-        if "max_exp_avg_sq" not in state:
-            state["max_exp_avg_sq"] = zeros_at(p)
-        highest.append(state["max_exp_avg_sq"])
-    new, new_m, new_v, *top = optimise.adam(
-        p, g, m, v, group.rate(p), state["step"], *highest, beta1=float(beta1),
-        beta2=float(beta2), eps=float(group["eps"]),
-        weight_decay=float(group["weight_decay"]), decoupled=decoupled,
-    )  # fmt: skip
-    p.assign(new)
-    m.assign(new_m)
-    v.assign(new_v)
-    for old, value in zip(highest, top, strict=True):
-        old.assign(value)
+    highest = ("max_exp_avg_sq",) if group.get("amsgrad") else ()
+    m, v, *most = zeros_of(p, state, "exp_avg", "exp_avg_sq", *highest)
+    static = group.static("betas", "eps", "weight_decay")
+    made = optimise.adam(
+        p, g, m, v, group.rate(p), state["step"], *most, decoupled=decoupled, **static
+    )
+    assign_each((p, m, v, *most), made)
 
 
 class AdamW(Adam):

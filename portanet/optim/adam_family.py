@@ -7,8 +7,7 @@ from typing import Any
 from ..autograd import Tensor
 from ..ops import adam_family as rules
 from ..ops import elementwise as e
-from .adam import moments
-from .optimizer import Group, Optimizer, number_at, zeros_at
+from .optimizer import Group, Optimizer, assign_each, number_at, zeros_of
 
 
 class Adadelta(Optimizer):
@@ -48,32 +47,12 @@ class Adadelta(Optimizer):
             self.check_number(option, value, below=1.0)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        if "square_avg" not in state:
-            state["square_avg"], state["acc_delta"] = zeros_at(p), zeros_at(p)
-        new, v, d = rules.adadelta(
-            p, g, state["square_avg"], state["acc_delta"], group.rate(p),
-            rho=float(group["rho"]), eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
-        )  # fmt: skip
-        p.assign(new)
-        state["square_avg"].assign(v)
-        state["acc_delta"].assign(d)
+        v, d = zeros_of(p, state, "square_avg", "acc_delta")
+        static = group.static("rho", "eps", "weight_decay")
+        assign_each((p, v, d), rules.adadelta(p, g, v, d, group.rate(p), **static))
 
 
-class _Betas(Optimizer):
-    """What those with two betas share."""
-
-    def options(self, group: Group, *names: str) -> dict[str, Any]:
-        """The static arguments of the rule."""
-        beta1, beta2 = map(float, group["betas"])
-        kept = {name: float(group[name]) for name in ("eps", "weight_decay", *names)}
-        made: dict[str, Any] = {"beta1": beta1, "beta2": beta2, **kept}
-        if "decoupled_weight_decay" in group:
-            made["decoupled"] = bool(group["decoupled_weight_decay"])
-        return made
-
-
-class Adamax(_Betas):
+class Adamax(Optimizer):
     """p <- p - lr / (1 - beta1^t) * m / u, where u <- max(beta2 * u, |g| + eps).
 
     m is the running average of g. Kingma and Ba, ICLR 2015, section 7. One launch a
@@ -105,18 +84,13 @@ class Adamax(_Betas):
         super().__init__(params, defaults)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        if "exp_avg" not in state:
-            state["exp_avg"], state["exp_inf"] = zeros_at(p), zeros_at(p)
-        m, u = state["exp_avg"], state["exp_inf"]
-        new, new_m, new_u = rules.adamax(
-            p, g, m, u, group.rate(p), state["step"], **self.options(group)
-        )
-        p.assign(new)
-        m.assign(new_m)
-        u.assign(new_u)
+        m, u = zeros_of(p, state, "exp_avg", "exp_inf")
+        static = group.static("betas", "eps", "weight_decay")
+        made = rules.adamax(p, g, m, u, group.rate(p), state["step"], **static)
+        assign_each((p, m, u), made)
 
 
-class NAdam(_Betas):
+class NAdam(Optimizer):
     """Adam with Nesterov's momentum, whose weight grows: beta1 * (1 - 0.96^(t d) / 2) at
     step t, with d = momentum_decay.
 
@@ -158,26 +132,24 @@ class NAdam(_Betas):
             self.check_number(option, value)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        m, v = moments(p, state)
+        m, v = zeros_of(p, state, "exp_avg", "exp_avg_sq")
         if "mu_product" not in state:
             state["mu_product"] = number_at(p, 1.0, p.dtype.compute)
-        static = self.options(group, "momentum_decay")
+        static = group.static("betas", "eps", "weight_decay", "momentum_decay")
         now = rules.nadam_momentum(
             state["step"],
             beta1=static["beta1"],
             momentum_decay=static["momentum_decay"],
         )
         product = e.astype(e.multiply(state["mu_product"], now), p.dtype.compute)
-        new, new_m, new_v = rules.nadam(
-            p, g, m, v, group.rate(p), state["step"], product, **static
-        )
-        p.assign(new)
-        m.assign(new_m)
-        v.assign(new_v)
-        state["mu_product"].assign(product)
+        made = rules.nadam(
+            p, g, m, v, group.rate(p), state["step"], product,
+            decoupled=bool(group["decoupled_weight_decay"]), **static,
+        )  # fmt: skip
+        assign_each((p, m, v, state["mu_product"]), (*made, product))
 
 
-class RAdam(_Betas):
+class RAdam(Optimizer):
     """Adam, whose step is rectified by how sure the second moment is, and plain momentum
     as long as it is not.
 
@@ -217,10 +189,10 @@ class RAdam(_Betas):
             raise ValueError(f"RAdam: betas[1] must be above 2/3, not {value[1]}")
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        m, v = moments(p, state)
-        new, new_m, new_v = rules.radam(
-            p, g, m, v, group.rate(p), state["step"], **self.options(group)
-        )
-        p.assign(new)
-        m.assign(new_m)
-        v.assign(new_v)
+        m, v = zeros_of(p, state, "exp_avg", "exp_avg_sq")
+        static = group.static("betas", "eps", "weight_decay")
+        made = rules.radam(
+            p, g, m, v, group.rate(p), state["step"],
+            decoupled=bool(group["decoupled_weight_decay"]), **static,
+        )  # fmt: skip
+        assign_each((p, m, v), made)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..ops import optimise
-from .optimizer import Group, Optimizer, full_at, zeros_at
+from .optimizer import Group, Optimizer, assign_each, full_at, zeros_of
 
 
 class RMSprop(Optimizer):
@@ -53,18 +53,12 @@ class RMSprop(Optimizer):
         names = ["square_avg"]
         names += ["grad_avg"] if group["centered"] else []
         names += ["momentum_buffer"] if group["momentum"] else []
-        for name in names:
-            if name not in state:
-                state[name] = zeros_at(p)
-        averages = [state[name] for name in names]
-        new, *moved = optimise.rmsprop(
-            p, g, group.rate(p), *averages, alpha=float(group["alpha"]),
-            eps=float(group["eps"]), weight_decay=float(group["weight_decay"]),
-            momentum=float(group["momentum"]), centered=bool(group["centered"]),
+        averages = zeros_of(p, state, *names)
+        made = optimise.rmsprop(
+            p, g, group.rate(p), *averages, centered=bool(group["centered"]),
+            **group.static("alpha", "eps", "weight_decay", "momentum"),
         )  # fmt: skip
-        p.assign(new)
-        for average, value in zip(averages, moved, strict=True):
-            average.assign(value)
+        assign_each((p, *averages), made)
 
 
 class Adagrad(Optimizer):
@@ -109,10 +103,7 @@ class Adagrad(Optimizer):
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
         if "sum" not in state:
             state["sum"] = full_at(p, group["initial_accumulator_value"])
-        new, total = optimise.adagrad(
-            p, g, state["sum"], group.rate(p), state["step"],
-            lr_decay=float(group["lr_decay"]), eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
-        )  # fmt: skip
-        p.assign(new)
-        state["sum"].assign(total)
+        static = group.static("lr_decay", "eps", "weight_decay")
+        total = state["sum"]
+        made = optimise.adagrad(p, g, total, group.rate(p), state["step"], **static)
+        assign_each((p, total), made)

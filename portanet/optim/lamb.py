@@ -6,8 +6,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..ops import optimise
-from .adam import moments
-from .optimizer import Group, Optimizer
+from .optimizer import Group, Optimizer, assign_each, zeros_of
 
 
 class LAMB(Optimizer):
@@ -15,8 +14,8 @@ class LAMB(Optimizer):
 
     r = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * p; the norms are
     those of the whole parameter, and their ratio is 1 where either is 0. For large batches:
-    You et al., ICLR 2020. Eight launches a parameter, six of them
-    for the norms, and one to count.
+    You et al., ICLR 2020. Eight launches a parameter, six of them for the norms, and one to
+    count.
 
     >>> p = nn.Parameter([3.0, 4.0])
     >>> optimizer = pn.optim.LAMB([p], lr=0.1, weight_decay=0.0)
@@ -40,12 +39,7 @@ class LAMB(Optimizer):
         )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        m, v = moments(p, state)
-        beta1, beta2 = group["betas"]
-        r, new_m, new_v = optimise.lamb_direction(
-            p, g, m, v, state["step"], beta1=float(beta1), beta2=float(beta2),
-            eps=float(group["eps"]), weight_decay=float(group["weight_decay"]),
-        )  # fmt: skip
-        p.assign(optimise.lamb_step(p, r, group.rate(p)))
-        m.assign(new_m)
-        v.assign(new_v)
+        m, v = zeros_of(p, state, "exp_avg", "exp_avg_sq")
+        static = group.static("betas", "eps", "weight_decay")
+        r, *moved = optimise.lamb_direction(p, g, m, v, state["step"], **static)
+        assign_each((p, m, v), (optimise.lamb_step(p, r, group.rate(p)), *moved))

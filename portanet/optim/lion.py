@@ -6,7 +6,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..ops import optimise
-from .optimizer import Group, Optimizer, zeros_at
+from .optimizer import Group, Optimizer, assign_each, zeros_of
 
 
 class Lion(Optimizer):
@@ -37,12 +37,6 @@ class Lion(Optimizer):
         )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], group: Group):
-        if "exp_avg" not in state:
-            state["exp_avg"] = zeros_at(p)
-        beta1, beta2 = group["betas"]
-        new, m = optimise.lion(
-            p, g, state["exp_avg"], group.rate(p), beta1=float(beta1),
-            beta2=float(beta2), weight_decay=float(group["weight_decay"]),
-        )  # fmt: skip
-        p.assign(new)
-        state["exp_avg"].assign(m)
+        (m,) = zeros_of(p, state, "exp_avg")
+        static = group.static("betas", "weight_decay")
+        assign_each((p, m), optimise.lion(p, g, m, group.rate(p), **static))

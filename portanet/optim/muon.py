@@ -9,7 +9,7 @@ from typing import Any
 from ..autograd import Tensor
 from ..ops import optimise
 from .adam import adam_update
-from .optimizer import Group, Optimizer, zeros_at
+from .optimizer import Group, Optimizer, assign_each, zeros_of
 
 _SCALES = {
     "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
@@ -85,9 +85,7 @@ class Muon(Optimizer):
         if not group["use_muon"]:
             adam_update(p, g, state, group, decoupled=True)
             return
-        v = state.get("momentum_buffer")
-        if v is None:
-            v = state["momentum_buffer"] = zeros_at(p)
+        (v,) = zeros_of(p, state, "momentum_buffer")
         velocity, direction = optimise.muon_momentum(
             v, g, float(group["momentum"]), nesterov=bool(group["nesterov"])
         )
@@ -97,5 +95,4 @@ class Muon(Optimizer):
             p, orthogonal, group.rate(p), scale=_SCALES[group["adjust_lr_fn"]](*p.shape),
             weight_decay=float(group["weight_decay"]),
         )  # fmt: skip
-        p.assign(new)
-        v.assign(velocity)
+        assign_each((p, v), (new, velocity))

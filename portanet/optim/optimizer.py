@@ -44,6 +44,20 @@ def full_at(p: Tensor, value: float) -> Tensor:
     return tensor_of(Array(number.buffer, number.layout.expanded(p.shape)))
 
 
+def zeros_of(p: Tensor, state: dict[str, Tensor], *names: str) -> list[Tensor]:
+    """The states of these names, zeros like p at first."""
+    for name in names:
+        if name not in state:
+            state[name] = zeros_at(p)
+    return [state[name] for name in names]
+
+
+def assign_each(old: Iterable[Tensor], new: Iterable[Tensor]) -> None:
+    """Assign to each of these its new value."""
+    for tensor, value in zip(old, new, strict=True):
+        tensor.assign(value)
+
+
 class Group(dict):
     """One group's parameters and options. `group["lr"] = x` takes effect at once.
 
@@ -82,6 +96,13 @@ class Group(dict):
     def update(self, options: Mapping[str, Any]) -> None:  # type: ignore[override]
         for name, value in options.items():
             self[name] = value
+
+    def static(self, *names: str) -> dict[str, float]:
+        """Options as the static arguments of a rule; "betas" are beta1 and beta2."""
+        made = {name: float(self[name]) for name in names if name != "betas"}
+        if "betas" in names:
+            made["beta1"], made["beta2"] = map(float, self["betas"])
+        return made
 
     def rate(self, p: Tensor) -> Tensor:
         """The learning rate where p is."""

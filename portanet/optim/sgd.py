@@ -6,14 +6,15 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..ops import optimise
-from .optimizer import Group, Optimizer, number_at, zeros_at
+from .optimizer import Group, Optimizer, assign_each, number_at, zeros_of
 
 
 class SGD(Optimizer):
     """p <- p - lr * v, where v <- momentum * v + (1 - dampening) * g, at first g.
 
     g is the gradient plus weight_decay * p; with nesterov the step is g + momentum * v;
-    with maximize the gradient's sign is changed. Sutskever et al., ICML 2013, in PyTorch's form. One launch a parameter.
+    with maximize the gradient's sign is changed. Sutskever et al., ICML 2013, in PyTorch's
+    form. One launch a parameter.
 
     >>> p = nn.Parameter([1.0])
     >>> optimizer = pn.optim.SGD([p], lr=0.1)
@@ -57,15 +58,12 @@ class SGD(Optimizer):
         if not group["momentum"]:
             p.assign(optimise.sgd(p, g, lr, weight_decay=decay))
             return
-        v = state.get("momentum_buffer")
-        if v is None:
-            v = state["momentum_buffer"] = zeros_at(p)
-        new, velocity = optimise.sgd_momentum(
+        (v,) = zeros_of(p, state, "momentum_buffer")
+        made = optimise.sgd_momentum(
             p, g, v, lr, _gain(p, state, group), momentum=float(group["momentum"]),
             nesterov=bool(group["nesterov"]), weight_decay=decay,
         )  # fmt: skip
-        p.assign(new)
-        v.assign(velocity)
+        assign_each((p, v), made)
         if group["dampening"]:
             state["gain"].assign(p.constant(1 - group["dampening"], p.dtype.compute))
 

@@ -1,6 +1,5 @@
 """Compiled functions: the same numbers as eager, states found, guards kept."""
 
-import signal
 import sys
 import threading
 
@@ -11,6 +10,7 @@ import portanet as pn
 from portanet.compiler.lazy import TraceError
 from portanet.ops import optimise
 from tests.conformance import as_tuple, cases_on, check_value, typed, wide
+from tests.test_interrupts import signalled
 from tests.test_operators import CELLS, params
 
 LISTED = CELLS
@@ -402,34 +402,8 @@ def test_an_interrupt_leaves_all_states_new_or_all_old():
     run = pn.compile(step)
     x = pn.ones(20_000, device="cpu")
     run(x), run(x)
-    me, stop = threading.get_ident(), threading.Event()
-    armed = [False]  # no Event: the handler may run while the test holds its lock
-
-    def interrupt():
-        while not stop.wait(0.0003):
-            if armed[0]:
-                signal.pthread_kill(me, signal.SIGUSR1)
-
-    def raises(*_):
-        if armed[0]:
-            armed[0] = False
-            raise InterruptedError
-
-    before = signal.signal(signal.SIGUSR1, raises)
-    killer = threading.Thread(target=interrupt)
-    killer.start()
-    interrupted = 0
-    while interrupted < 30:
-        try:
-            armed[0] = True
-            run(x)
-            armed[0] = False
-        except InterruptedError:
-            interrupted += 1
-            counted(states)
-    stop.set()
-    killer.join()
-    signal.signal(signal.SIGUSR1, before)
+    for _ in signalled(lambda: run(x), 30):
+        counted(states)
     assert counted(states) >= 2
 
 

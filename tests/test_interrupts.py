@@ -3,7 +3,9 @@
 import dis
 import functools
 import gc
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,40 @@ def count_places(action):
     with counter:
         action()
     return (1 << 60) - counter.left
+
+
+def signalled(run, times):
+    """Call `run` until a signal has raised in so many of the calls; yields after each."""
+    me, stop = threading.get_ident(), threading.Event()
+    armed = [False]  # no Event: the handler may run while the test holds its lock
+
+    def interrupt():
+        while not stop.wait(0.0003):
+            if armed[0]:
+                signal.pthread_kill(me, signal.SIGUSR1)
+
+    def raises(*_):
+        if armed[0]:
+            armed[0] = False
+            raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    try:
+        while times:
+            try:
+                armed[0] = True
+                run()
+                armed[0] = False
+            except InterruptedError:
+                times -= 1
+                yield
+    finally:
+        armed[0] = False
+        stop.set()
+        killer.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def training(device):

@@ -3,7 +3,6 @@ holds them, and never wrong in the hands of who does."""
 
 import gc
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import pytest
 import portanet as pn
 from portanet import _c, nn, optim
 from portanet.compiler import memory
-from tests.test_interrupts import At, count_places
+from tests.test_interrupts import At, count_places, signalled
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -504,33 +503,8 @@ def test_an_interrupt_anywhere_leaves_right_gradients_or_none():
 def test_a_signal_during_a_replay_leaves_right_gradients():
     run, x, right, _ = linear()
     run(x), run(x)
-    me, stop, armed = threading.get_ident(), threading.Event(), [False]
-
-    def interrupt():
-        while not stop.wait(0.0003):
-            if armed[0]:
-                signal.pthread_kill(me, signal.SIGUSR1)
-
-    def raises(*_):
-        if armed[0]:
-            armed[0] = False
-            raise InterruptedError
-
-    before = signal.signal(signal.SIGUSR1, raises)
-    killer = threading.Thread(target=interrupt)
-    killer.start()
-    interrupted = 0
-    while interrupted < 30:
-        try:
-            armed[0] = True
-            run(x)
-            armed[0] = False
-        except InterruptedError:
-            interrupted += 1
-            right()
-    stop.set()
-    killer.join()
-    signal.signal(signal.SIGUSR1, before)
+    for _ in signalled(lambda: run(x), 30):
+        right()
     assert right() >= 2
 
 

@@ -68,6 +68,18 @@ PN_DEVICE int row_of(int m, int e) {
 }
 PN_DEVICE int column_of(int n, int e) { return n * 8 + threadIdx.x % 4 * 2 + e % 2; }
 
+// sums[m][n] += left[m] by the first half of `top`, sums[m][n + 1] by the second.
+template <int N>
+PN_DEVICE void add_pair(float (&sums)[MT][N][4], int n, const unsigned (&left)[MT][4],
+                        const unsigned (&top)[4]) {
+    const unsigned first[2] = {top[0], top[1]}, second[2] = {top[2], top[3]};
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        pn_mma<S>(sums[m][n], left[m], first);
+        pn_mma<S>(sums[m][n + 1], left[m], second);
+    }
+}
+
 // s = own other^T.
 template <int COLUMNS>
 PN_DEVICE void multiply(const S *own, const S *other, float (&s)[MT][NT][4]) {
@@ -88,12 +100,7 @@ PN_DEVICE void multiply(const S *own, const S *other, float (&s)[MT][NT][4]) {
         for (int n = 0; n < NT; n += 2) {
             unsigned top[4];
             pn_fragments<S, PITCH<COLUMNS>, true>(other, n * 8, k, false, top);
-            const unsigned first[2] = {top[0], top[1]}, second[2] = {top[2], top[3]};
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                pn_mma<S>(s[m][n], left[m], first);
-                pn_mma<S>(s[m][n + 1], left[m], second);
-            }
+            add_pair(s, n, left, top);
         }
     }
 }
@@ -114,12 +121,7 @@ PN_DEVICE void add(const float (&w)[MT][NT][4], const S *other,
         for (int c = 0; c < COLUMNS / 8; c += 2) {
             unsigned top[4];
             pn_fragments<S, PITCH<COLUMNS>, false>(other, c * 8, n * 8, false, top);
-            const unsigned first[2] = {top[0], top[1]}, second[2] = {top[2], top[3]};
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                pn_mma<S>(sums[m][c], left[m], first);
-                pn_mma<S>(sums[m][c + 1], left[m], second);
-            }
+            add_pair(sums, c, left, top);
         }
     }
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
+from typing import NamedTuple
 
 from ..program import Program
 from . import matmul
@@ -17,6 +18,7 @@ from .matmul import (
     has_tensor_cores,
     slice_bytes,
     splits_of,
+    tile_defines,
     with_epilogue,
 )
 from .plan import Gpu, Plan, Step, ceil_div, index_type
@@ -235,47 +237,71 @@ def _is_worth_turning(product: Product) -> bool:
     return product.sizes[0] >= FEWEST and summed >= LEAST
 
 
-def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
-    words, which, outputs = product.words, product.which, product.outputs
+class Factors(NamedTuple):
+    """A convolution as phases of one matrix product by tensor cores: m x n, over k."""
+
+    m: int
+    n: int
+    k: int  # of one phase at most
+    phases: int
+    # Matrices to turn: of how many images and groups, rows, columns, rows filled, offset.
+    turned: tuple[tuple[int, ...], ...]
+    is_paired: bool  # two neighbours of the result lie at an even place
+    is_of_points: bool  # the product of x and y as they lie, for the weights of one tap
+
+
+def _factors(program: Program, product: Product) -> Factors:
+    words = product.words
     batch, groups, channels, rows = words[:4]
     x, y, taps = product.places
     x_at, w_at, y_at = words[22:25]
-    itemsize = program.inputs[0].itemsize
-    piece = 16 // itemsize
+    piece = 16 // program.inputs[0].itemsize
     c, o = piece * ceil_div(channels, piece), piece * ceil_div(rows, piece)
-    stride, dilation = words[13:16], words[19:22]
-    # Matrices to turn: of how many images and groups, rows, columns, rows filled, offset.
     turned_x = (batch, groups, channels, x, c, x_at)
     turned_y = (batch, groups, rows, y, o, y_at)
     m, n, k = product.sizes
-    phases, is_paired, is_of_points = 1, False, False
-    if which == "forward":
-        k = c * taps
+    if product.which == "forward":
         turned = (turned_x, (groups * rows, 1, channels, taps, c, w_at))
-        is_paired = y % 2 == 0
-    elif which == "input":
-        k = o * taps  # of one phase at most
+        return Factors(m, n, c * taps, 1, turned, y % 2 == 0, False)
+    if product.which == "input":
         turned = (turned_y, (1, groups, rows, channels * taps, o, w_at))
+        stride = words[13:16]
         phases = prod(stride)
         n = batch * prod(ceil_div(s, t) for s, t in zip(words[4:7], stride))
         is_paired = phases == 1 and x % 2 == 0
-    elif is_of_points := _is_plain(product) and _has_pieces(program, product):
-        turned = ()
-    else:
-        n = c * taps
-        turned = (turned_x, turned_y)
-    depth = 64 // itemsize
+        return Factors(m, n, o * taps, phases, turned, is_paired, False)
+    if _is_plain(product) and _has_pieces(program, product):
+        return Factors(m, n, k, 1, (), False, True)
+    return Factors(m, c * taps, k, 1, (turned_x, turned_y), False, False)
+
+
+def _tile(factors: Factors, groups: int) -> tuple[tuple[int, int, int, int], int]:
+    """A tile, and its blocks: of long sums a large one, in parts, rather than a small one,
+    which reads more."""
+    m, n, k, phases = factors[:4]
     blocks = {
         tile: groups * phases * ceil_div(m, tile[0]) * ceil_div(n, tile[1])
         for tile in MMA_TILES
         if 4 * m >= 3 * tile[0] or tile is MMA_TILES[-1]
     }
-    # Of long sums a large tile, in parts, rather than a small one: it reads less.
     parts = max(k // LONG, 1)
-    tile = next((t for t, count in blocks.items() if count * parts >= ENOUGH), None)
-    tile = tile or max(blocks, key=lambda t: blocks[t])
+    enough = (t for t, count in blocks.items() if count * parts >= ENOUGH)
+    tile = next(enough, None) or max(blocks, key=lambda t: blocks[t])
+    return tile, blocks[tile]
+
+
+def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
+    words, which, outputs = product.words, product.which, product.outputs
+    batch, groups, channels, rows = words[:4]
+    x, y, _ = product.places
+    itemsize = program.inputs[0].itemsize
+    stride, dilation = words[13:16], words[19:22]
+    factors = _factors(program, product)
+    m, n, k, _, turned, is_paired, is_of_points = factors
+    tile, blocks = _tile(factors, groups)
     bm, bn, wm, wn = tile
-    splits = splits_of(blocks[tile], k)
+    depth = 64 // itemsize
+    splits = splits_of(blocks, k)
     chunk = depth * ceil_div(k, depth * splits)
     splits = ceil_div(k, chunk)
     is_along_l = which != "weight" or is_of_points
@@ -283,34 +309,24 @@ def _mma(program: Program, product: Product, gpu: Gpu) -> Plan:
     shared = stages * sum(slice_bytes(itemsize, b, is_along_l) for b in (bm, bn))
     kept = [images * g * columns * f for images, g, _, columns, f, _ in turned]
     read = [*kept, batch * groups * max(channels * x, rows * y)]
-    sizes = [*read, splits * outputs, k]
-    index = index_type(sizes, [], [], max(words[22:25]))
-    common = product.defines(index)
+    index = index_type([*read, splits * outputs, k], [], [], max(words[22:25]))
     defines = {
         "PN_STEP_mma": 1,
         "PN_SPLIT": int(splits > 1),
-        **common,
+        **product.defines(index),
         "PN_COMMON": _three([gcd(s, d) for s, d in zip(stride, dilation)]),
         "PN_ALONG_L": int(is_along_l),
         "PN_POINTS": int(is_of_points),
-        "PN_BM": bm,
-        "PN_BN": bn,
-        "PN_WM": wm,
-        "PN_WN": wn,
-        "PN_STAGES": stages,
-        "PN_SHARED_BYTES": shared,
-        "PN_ARCH": gpu.arch,
-        "PN_BLOCKS": 2 if gpu.arch > 75 else 1,
+        **tile_defines(tile, stages, shared, gpu, is_whole=True),
         "PN_Y_VECTOR": 1 + is_paired,
     }
-    threads = bm // wm * (bn // wn) * 32
     # Temporaries: the inputs (1 and 2) turned (3 and 4), if they are; then partial results.
     before = [_turn(part, 3 + i, 1 + i, index) for i, part in enumerate(turned)]
     b, a = (3, 4) if turned else (1, 2)
     step = Step(
         "mma",
-        (blocks[tile] * splits, 1, 1),
-        threads,
+        (blocks * splits, 1, 1),
+        bm // wm * (bn // wn) * 32,
         (0 if splits == 1 else 3 + len(turned), a, b),
         (splits, chunk, m, n, k, *words, outputs),
         tuple(defines.items()),

@@ -123,6 +123,25 @@ MMA_TILES = ((128, 128, 64, 32), (64, 64, 32, 32))
 STAGES = {80: 3, 90: 4}
 
 
+def tile_defines(
+    tile: Sequence[int], stages: int, shared: int, gpu: Gpu, is_whole: bool
+) -> dict[str, int]:
+    """What mma.cuh asks of a tile (bm, bn, wm, wn). Two blocks share a multiprocessor where
+    there are registers: not where elements that do not make whole pieces are loaded one by
+    one, and not on Turing."""
+    bm, bn, wm, wn = tile
+    return {
+        "PN_BM": bm,
+        "PN_BN": bn,
+        "PN_WM": wm,
+        "PN_WN": wn,
+        "PN_STAGES": stages,
+        "PN_SHARED_BYTES": shared,
+        "PN_ARCH": gpu.arch,
+        "PN_BLOCKS": 2 if is_whole and gpu.arch > 75 else 1,
+    }
+
+
 def _mma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     batch, m, n, k, rank = words[:5]
     size = program.inputs[0].itemsize
@@ -142,14 +161,7 @@ def _mma(program: Program, words: Sequence[int], gpu: Gpu) -> Plan:
     threads = bm // wm * (bn // wn) * 32
     is_whole = a["PN_A_VECTOR"] > 1 and b["PN_B_VECTOR"] > 1
     defines = {
-        "PN_BM": bm,
-        "PN_BN": bn,
-        "PN_WM": wm,
-        "PN_WN": wn,
-        "PN_STAGES": stages,
-        "PN_SHARED_BYTES": shared,
-        "PN_ARCH": gpu.arch,
-        "PN_BLOCKS": 2 if is_whole and gpu.arch > 75 else 1,
+        **tile_defines(MMA_TILES[which], stages, shared, gpu, is_whole),
         **a,
         **b,
         "PN_Y_VECTOR": 2 - n % 2,

@@ -161,6 +161,12 @@ def test_weights_are_the_frequencies():
     assert sorted(both) == [0, 2]
 
 
+@pytest.mark.parametrize("kind", [RandomSampler, DataLoader])
+def test_a_seed_is_no_generator(kind):
+    with pytest.raises(TypeError, match="a pn.Generator is expected, not int"):
+        kind(TensorDataset(pn.arange(3)), generator=0)
+
+
 def test_samplers_refuse_what_can_not_be_drawn():
     with pytest.raises(ValueError, match="1 samples can't be drawn of 0"):
         WeightedRandomSampler([0.0], 1)

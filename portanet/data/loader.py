@@ -103,12 +103,7 @@ class DataLoader:
         persistent_workers: bool = False,
     ):
         self.is_iterable = isinstance(dataset, IterableDataset)
-        for name in () if self.is_iterable else ("__len__", "__getitem__"):
-            if not hasattr(dataset, name):
-                raise TypeError(
-                    f"DataLoader: a {type(dataset).__name__} has no {name}; a dataset "
-                    "needs __len__ and __getitem__, or is an IterableDataset"
-                )
+        self._check_dataset(dataset)
         for name, count in (("num_workers", num_workers), ("prefetch", prefetch)):
             if not isinstance(count, int) or count < 0:
                 what = "threads" if name == "num_workers" else "batches"
@@ -119,13 +114,35 @@ class DataLoader:
             raise ValueError(
                 f"DataLoader: batch_size is an integer of at least 1, not {batch_size}"
             )
+        self._check_order(shuffle, sampler, batch_sampler)
+        if batch_sampler is not None and (batch_size != 1 or drop_last):
+            raise ValueError(
+                "DataLoader: batch_sampler decides batch_size and drop_last; leave them out"
+            )
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.collate_fn = collate if collate_fn is None else collate_fn
         self.worker_init_fn = worker_init_fn
         self.num_workers = num_workers or min(prefetch, 1)
         self.prefetch = prefetch or 2 * num_workers
         self.device = None if device is None else get(device)
-        self.generator = generator or own_generator()
+        self.generator = own_generator("DataLoader", generator)
+        self.batch_sampler: Any = batch_sampler
+        if batch_sampler is None and not self.is_iterable:
+            if sampler is None and shuffle and len(dataset):
+                sampler = RandomSampler(dataset, generator=self.generator)
+            sampler = SequentialSampler(dataset) if sampler is None else sampler
+            self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
+
+    def _check_dataset(self, dataset: Any) -> None:
+        for name in () if self.is_iterable else ("__len__", "__getitem__"):
+            if not hasattr(dataset, name):
+                raise TypeError(
+                    f"DataLoader: a {type(dataset).__name__} has no {name}; a dataset "
+                    "needs __len__ and __getitem__, or is an IterableDataset"
+                )
+
+    def _check_order(self, shuffle: bool, sampler: Any, batch_sampler: Any) -> None:
+        """ValueError where more than one argument decides the order."""
         given = [
             name
             for name, value in (
@@ -140,16 +157,6 @@ class DataLoader:
                 "an IterableDataset has its order" if self.is_iterable else "choose one"
             )
             raise ValueError(f"DataLoader: {' and '.join(given)} given; {order}")
-        if batch_sampler is not None and (batch_size != 1 or drop_last):
-            raise ValueError(
-                "DataLoader: batch_sampler decides batch_size and drop_last; leave them out"
-            )
-        self.batch_sampler: Any = batch_sampler
-        if batch_sampler is None and not self.is_iterable:
-            if sampler is None and shuffle and len(dataset):
-                sampler = RandomSampler(dataset, generator=self.generator)
-            sampler = SequentialSampler(dataset) if sampler is None else sampler
-            self.batch_sampler = BatchSampler(sampler, batch_size, drop_last)
 
     def __len__(self) -> int:
         if self.is_iterable:

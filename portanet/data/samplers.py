@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from ..devices import default_device
-from ..random import Generator, default_generator, permutation
+from ..random import Generator, default_generator, permutation, stream
 
 # Added to the default seed, so that shuffling draws other numbers than the model does; the
 # golden ratio's bits, as in Philox.
 _STREAM = 0x9E3779B97F4A7C15
 
 
-def own_generator() -> Generator:
-    """A new generator that the default seed decides and that no model draws from."""
-    return Generator(default_generator.seed + _STREAM)
+def own_generator(name: str, given: Generator | None) -> Generator:
+    """The generator that is given, or a new one that the default seed decides and that no
+    model draws from."""
+    if given is None:
+        return Generator(default_generator.seed + _STREAM)
+    return stream(name, given)
 
 
 def uniform(n: int, generator: Generator) -> np.ndarray:
@@ -68,7 +71,7 @@ class RandomSampler:
             )
         if self.count and not len(dataset):
             raise ValueError("RandomSampler: the dataset is empty")
-        self.generator = generator or own_generator()
+        self.generator = own_generator(type(self).__name__, generator)
 
     def __len__(self) -> int:
         return self.count
@@ -86,7 +89,7 @@ class SubsetRandomSampler:
 
     def __init__(self, indices: Sequence[int], generator: Generator | None = None):
         self.indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-        self.generator = generator or own_generator()
+        self.generator = own_generator(type(self).__name__, generator)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -125,7 +128,7 @@ class WeightedRandomSampler:
                 f"WeightedRandomSampler: {num_samples} samples can't be drawn of "
                 f"{possible} with a weight above 0"
             )
-        self.generator = generator or own_generator()
+        self.generator = own_generator(type(self).__name__, generator)
 
     def __len__(self) -> int:
         return self.count

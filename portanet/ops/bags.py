@@ -122,9 +122,8 @@ def embedding_bag(
         sums, sizes = total(y, axis=1), total(number, axis=1)
     else:
         empty = broadcast_to(y.constant(0, y.dtype), (bags, y.shape[1]))
-        bag = e.astype(
-            bag, uint32
-        )  # what comes before the first bag is in none, not the last
+        # Unsigned: what comes before the first bag is in none, not in the last.
+        bag = e.astype(bag, uint32)
         sums = index_add(empty, bag, y)
         sizes = index_add(empty[:, :1], bag, number)
     return sums if mode == "sum" else e.divide(sums, e.maximum(sizes, 1))

@@ -158,9 +158,8 @@ def _losses(x: Any, labels: Any, inputs: Any, texts: Any, blank: int) -> Any:
     steps, n, _ = x.shape
     states = labels.shape[1]
     x = x if x.dtype.itemsize > 2 else e.astype(x, float32)
-    index = e.astype(
-        expand_dims(labels, axis=0), uint32
-    )  # no label counts from the end
+    # Unsigned: no label counts from the end.
+    index = e.astype(expand_dims(labels, axis=0), uint32)
     emitted = take_along_axis(x, index, axis=2, name=NAME)
     column = reshape(positions(x, states, int32), (1, states))
     # From two states before, where that is another label: over the blank between them.

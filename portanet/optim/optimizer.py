@@ -224,9 +224,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Change each parameter that has a gradient; the others, and their state, stay."""
-        if (
-            mode.tracer is not None
-        ):  # a plan holds for the tensors that it was traced with
+        # A plan holds for the tensors that it was traced with.
+        if mode.tracer is not None:
             mode.tracer.optimizers.setdefault(id(self), (self, self.state))
             self._look(mode.tracer)
         with no_grad(), suspended():

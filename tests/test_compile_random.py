@@ -490,6 +490,11 @@ def arguments(rng, device, count):
     return xs
 
 
+def drawn(start, call):
+    """What draws the arguments of a call: the last has other layouts than those before."""
+    return np.random.default_rng(start + (call == 3))
+
+
 def numbers(tensors):
     return [None if t is None else t.numpy() for t in tensors]
 
@@ -507,19 +512,17 @@ def check(seed, device):
     run = pn.compile(other, **options[rng.integers(len(options))])
     count, kept = int(rng.integers(1, 4)), []
     draw = rng.integers(1 << 30)
+    known = [arguments(drawn(draw, call), device, count) for call in (0, 3)]
+    writes = all(len(set(map(id, xs))) == count for xs in known)
+    plain.writes = other.writes = writes
     for call in range(4):
-        # The third call has arguments of the layouts of the first, the last has others.
-        both = [
-            arguments(np.random.default_rng(draw + (call == 3)), device, count)
-            for _ in "ab"
-        ]
+        both = [arguments(drawn(draw, call), device, count) for _ in "ab"]
         for xs in both:
             values = np.random.default_rng(call)
             for x in {id(x): x for x in xs}.values():
                 if x.dtype is pn.float32 and x.value.layout.contiguous and 0 < call < 3:
                     new = values.integers(-4, 5, x.shape).astype(np.float32)
                     x.assign(pn.tensor(new, device=device))
-        plain.writes = other.writes = len(set(map(id, both[0]))) == count
         want, got = plain(*both[0]), run(*both[1])
         ours = everything([*got, *both[1]], *compiled)
         theirs = everything([*want, *both[0]], *eager)

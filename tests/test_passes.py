@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet.ops.elementwise import zeros_like
 from portanet.autograd import tensor_of
 from portanet.arrays import Handle, from_numpy, layout
 from portanet.autograd.tape import mode
@@ -117,6 +118,14 @@ def test_what_constants_decide_is_not_computed():
     assert names(lambda x: x * 1.0 / 1.0 - 0.0) == []
     assert names(lambda x: (x.const(2.0) + 3) * x) == ["const", "mul"]
     assert names(lambda x: x.astype(float32)) == []
+
+
+def test_what_is_not_read_is_not_waited_for(place):
+    graph = graph_of(place, lambda x: pn.exp(x) + zeros_like(x @ x), (4, 4))
+    fold.fold_numbers(graph)
+    fold.simplify(graph)
+    (zeros,) = [w for w in graph.work if w.label == "zeros_like"]
+    assert not zeros.ins
 
 
 def test_adding_zero_is_kept_because_it_turns_minus_zero():

@@ -11,6 +11,7 @@ import numpy as np
 from ..dtypes import bool_, float32
 from ..scalars import Builder, Expression, Instruction, finish
 from .graph import Graph
+from .share import prune_inputs
 
 
 def fold_numbers(graph: Graph) -> None:
@@ -55,11 +56,19 @@ def simplify(graph: Graph) -> None:
     for w in graph.work:
         if w.expression is not None:
             w.expression = simplified(w.expression)
+            if _inputs_read(w.expression) < len(w.ins):
+                prune_inputs(w, w.expression)
         if w.epilogue is not None:
             w.epilogue = simplified(w.epilogue)
         if w.producer is not None:
             simple = simplified(w.producer.expression)
             w.producer = w.producer._replace(expression=simple)
+
+
+def _inputs_read(expression: Expression) -> int:
+    """How many of the inputs make a difference. A zeros_like reads none."""
+    used = {o for j in expression.instructions for o in j.operands}
+    return len({*used, *expression.outputs} & {*range(len(expression.inputs))})
 
 
 def simplified(expression: Expression) -> Expression:

@@ -344,7 +344,7 @@ class Compiled:
     def __init__(
         self, function: Callable, verify: bool = False, memory_limit: int | None = None
     ):
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
         self.function = function
         self.verify, self.memory_limit = verify, memory_limit
         self.traces: dict[Any, list[Trace]] = {}
@@ -352,6 +352,19 @@ class Compiled:
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        """Of a compiled module, what the module has: parameters(), eval(), weight."""
+        if name == "function":  # of one that is not made yet, while it is copied
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
+    def __reduce__(self):
+        return Compiled, (self.function, self.verify, self.memory_limit)
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return f"<compiled {name}, {len(self.made)} plans>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:
@@ -450,6 +463,10 @@ class Compiled:
         if not self.made:
             raise RuntimeError(
                 f"compile: {self.function} has no plan yet; call it once"
+            )
+        if not -len(self.made) <= index < len(self.made):
+            raise IndexError(
+                f"graph: there is no plan {index} among {len(self.made)}; see explain()"
             )
         return self.made[index][0].plan
 
@@ -556,6 +573,15 @@ def compile(
     """
     if verify is None:
         verify = os.environ.get("PORTANET_VERIFY", "0") not in ("", "0")
+    limited = memory_limit is not None
+    if limited and (type(memory_limit) is not int or memory_limit < 0):
+        raise TypeError(
+            f"compile: memory_limit is a number of bytes, not {memory_limit!r}"
+        )
+    if function is not None and not callable(function):
+        raise TypeError(
+            f"compile: a function is expected, not {type(function).__name__}"
+        )
     if function is None:
         return functools.partial(compile, verify=verify, memory_limit=memory_limit)
     return Compiled(function, verify, memory_limit)

@@ -307,6 +307,47 @@ def test_a_cast_of_a_module_in_a_trace_is_refused():
     assert model.weight.dtype is pn.float32 and model(ones(1, 2)).shape == (1, 2)
 
 
+def test_a_module_may_be_made_inside():
+    @pn.compile
+    def run(x):
+        pn.manual_seed(1)
+        return nn.Linear(2, 3)(x).detach()
+
+    x = pn.randn(4, 2)
+    pn.manual_seed(1)
+    want = nn.Linear(2, 3)(x).numpy()
+    for _ in range(2):
+        np.testing.assert_allclose(run(x).numpy(), want, rtol=1e-6)
+    assert len(run.reasons) == 1
+
+
+def test_a_compiled_module_has_what_the_module_has():
+    run = pn.compile(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    assert len(list(run.parameters())) == 2
+    x = pn.randn(3, 2)
+    with pn.no_grad():
+        run.eval()
+        want = run.layers[0](x).numpy()
+        np.testing.assert_allclose(run(x).numpy(), want, rtol=1e-6)
+        again = copy.deepcopy(run)
+        run.layers[0].weight.assign(run.layers[0].weight * 0)
+        np.testing.assert_allclose(again(x).numpy(), want, rtol=1e-6)
+    assert repr(run) == "<compiled Sequential, 1 plans>"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"function": 3}, "a function is expected, not int"),
+        ({"function": len, "memory_limit": "1GB"}, "number of bytes, not '1GB'"),
+        ({"function": len, "memory_limit": -1}, "number of bytes, not -1"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(options, message):
+    with pytest.raises(TypeError, match=message):
+        pn.compile(**options)
+
+
 # Optimizers ----------------------------------------------------------------------------------
 
 
@@ -405,6 +446,21 @@ def test_a_scheduler_that_steps_too_early_or_reads_is_refused():
         with pytest.raises(TraceError, match=message):
             pn.compile(function)()
     assert scheduler.last_epoch == 0 and rule.param_groups[0]["lr"] == 1.0
+
+
+def test_a_scheduler_is_not_exported(tmp_path):
+    p = pn.zeros(2).requires_grad_()
+    rule = optim.SGD([p], lr=1.0)
+    scheduler = lr_scheduler.ExponentialLR(rule, 0.5)
+
+    def step(x):
+        (p * x).sum().backward()
+        rule.step()
+        scheduler.step()
+
+    with pytest.raises(TraceError, match="export: .* scheduler"):
+        pn.export(step, ones(), tmp_path / "step.pnx")
+    assert scheduler.last_epoch == 0
 
 
 def test_a_rate_that_is_read_as_a_number_is_the_one_of_the_day():

@@ -206,7 +206,9 @@ class Tracer:
     grads: dict[int, tuple[Any, Any]] = field(
         default_factory=dict
     )  # id: leaf, start grad
-    inner: dict[int, Any] = field(default_factory=dict)  # leaves that are made inside
+    inner: dict[int, Any] = field(
+        default_factory=dict
+    )  # leaves and modules made inside
     asked: set[int] = field(default_factory=set)  # leaves whose start grad was read
     # What was read of Python objects, and what they were given, by owner and name.
     granted: dict[tuple[int, str], Granted] = field(default_factory=dict)
@@ -287,11 +289,17 @@ class Tracer:
     def look(self, owner: Any, name: str, value: Any) -> None:
         """The function reads this of an object: the plan is for no other value."""
         key = (id(owner), name)
-        if key not in self.given and key not in self.granted:
+        if (
+            id(owner) not in self.inner
+            and key not in self.given
+            and key not in self.granted
+        ):
             self.granted[key] = Granted(owner, name, _copied(value))
 
     def give(self, owner: Any, name: str, old: Any, new: Any) -> None:
         """The function sets an attribute, as each replay will."""
+        if id(owner) in self.inner:
+            return
         what, key = f"{type(owner).__name__}.{name}", (id(owner), name)
         if type(getattr(new, "value", None)) is Lazy:
             raise TraceError(

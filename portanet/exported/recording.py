@@ -177,6 +177,11 @@ class _Capture(Trace):
                 f"export: the function assigns to its argument {i}, which a file does "
                 "not hold; return the new value, or assign to a tensor from outside"
             )
+        if tracer.after:
+            raise TraceError(
+                "export: the function calls step() of a scheduler, which a file does not "
+                "hold; export a step that does not, or give it the rate as an argument"
+            )
         self.tracer, self.ends, self.grads = tracer, ends, grads
         self.finals = {id(t): value for t, value in finals}
         states = {id(lazy) for _, lazy in tracer.states.values()}

@@ -166,6 +166,8 @@ class Module:
 
     def _changes(self, name: str, value: Any) -> None:
         """An attribute gets a value: plans that have read it don't hold."""
+        if mode.tracer is not None and not self.__dict__:
+            mode.tracer.inner[id(self)] = self
         if mode.tracer is not None and (name in self.__dict__ or name == "training"):
             mode.tracer.give(self, name, getattr(self, name), value)
         if self.__dict__.get(name, revise) is not value:
@@ -183,7 +185,7 @@ class Module:
     def register_buffer(self, name: str, value: Tensor | None) -> None:
         """Make an attribute of a tensor that is saved and moved with the module, but not
         trained; a module changes it by `assign`."""
-        revise()
+        self._changes(name, value)
         if value is None:
             object.__setattr__(self, name, None)
             return

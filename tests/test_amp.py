@@ -76,6 +76,9 @@ WIDEST = {
     "atan2": lambda x, y: pn.atan2(x, y),
     "concat": lambda x, y: pn.concat([x, y]),
     "stack": lambda x, y: pn.stack([x, y]),
+    "grid_sample": lambda x, y: F.grid_sample(
+        x[None, None], pn.stack([y, y], axis=-1)[None]
+    ),
     "tensordot": lambda x, y: pn.tensordot(x, y, axes=1),
     "scatter_add": lambda x, y: pn.scatter_add(
         x, pn.zeros((4, 4), dtype=pn.int32, device=x.device), y

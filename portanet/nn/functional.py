@@ -94,7 +94,9 @@ from ..ops.pool import (
     max_pool2d,
     max_pool3d,
 )
+from ..ops.grid import affine_grid, grid_sample
 from ..ops.padding import bordered
+from ..ops.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 from ..ops.shape import flatten, moveaxis, reshape
 from ..naming import name_errors
 from ..renames import no_function
@@ -108,6 +110,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -138,6 +141,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
@@ -162,6 +166,9 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mse_loss",
     "multi_margin_loss",

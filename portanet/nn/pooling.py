@@ -1,4 +1,4 @@
-"""MaxPool, AvgPool, LPPool and adaptive forms, for one to three axes."""
+"""MaxPool and MaxUnpool, AvgPool, LPPool and adaptive forms, for one to three axes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ops import pool
 from ..ops.lp_pool import lp_pooling
+from ..ops.unpool import max_unpooling
 from .module import Module
 
 
@@ -116,6 +117,53 @@ class _AdaptiveMaxPool(Module):
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
+
+
+class _MaxUnpool(Module):
+    rank = 0
+
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0):
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+
+    def forward(self, x: Any, indices: Any, output_size: Any = None) -> Any:
+        return max_unpooling(
+            self.rank, x, indices, self.kernel_size, self.stride, self.padding,
+            output_size, name=type(self).__name__,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}"
+        )
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Values put back to where MaxPool1d with return_indices found them, 0 elsewhere.
+
+    Called with (x, indices, output_size=None), x and indices (n, channels, length) or
+    (channels, length); see `nn.functional.max_unpool1d`.
+
+    >>> pool, unpool = nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)
+    >>> unpool(*pool(pn.tensor([[[1.0, 3.0, 2.0, 0.0]]])))
+    tensor([[[0., 3., 2., 0.]]])
+    """
+
+    rank = 1
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """MaxUnpool1d for (n, channels, h, w), or without n. Zeiler et al., ICCV 2011."""
+
+    rank = 2
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """MaxUnpool1d for (n, channels, d, h, w), or without n."""
+
+    rank = 3
 
 
 class MaxPool1d(_MaxPool):

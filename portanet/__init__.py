@@ -72,6 +72,7 @@ from .ops.diagonal import (
     trace,
     undilate,
 )
+from .ops.activations import hardtanh
 from .ops.elementwise import (
     abs,
     acos,
@@ -104,7 +105,6 @@ from .ops.elementwise import (
     gelu,
     greater,
     greater_equal,
-    hardtanh,
     isfinite,
     isinf,
     isnan,

@@ -403,3 +403,40 @@ def test_lists_and_dicts_of_parameters():
         net.named["c"]
     with pytest.raises(ValueError, match="no attribute of a module, not 'train'"):
         net.named["train"] = pn.ones(1)
+
+
+# Activations at their corners -----------------------------------------------------------------
+
+CORNERS = {  # of each: places, and the slopes there
+    "relu6": ([-1, 0, 3, 6, 7], [0, 0, 1, 0, 0]),
+    "hardtanh": ([-2, -1, 0, 1, 2], [0, 0, 1, 0, 0]),
+    "hardsigmoid": ([-4, -3, 0, 3, 4], [0, 0, 1 / 6, 0, 0]),
+    "hardswish": ([-np.inf, -3, 0, 3, np.inf], [0, 0, 0.5, 1, 1]),
+    "hardshrink": ([-2, -0.5, 0, 0.5, 2], [1, 0, 0, 0, 1]),
+    "softshrink": ([-2, -0.5, 0, 0.5, 2], [1, 0, 0, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_slopes_at_corners_are_those_of_the_outside_and_nan_stays(device, name):
+    places, slopes = CORNERS[name]
+    f = getattr(F, name)
+    x = pn.tensor(np.array(places, np.float32), device=device)
+    found = pn.grad(lambda x: f(x).sum())(x)
+    assert_close(found, np.array(slopes), rtol=1e-6)
+    assert np.isnan(f(pn.tensor([np.nan], device=device)).item())
+
+
+def test_nan_is_not_below_a_threshold(device):
+    x = pn.tensor([np.nan, 1.0, 0.5], device=device)
+    assert_close(F.threshold(x, 0.5, 7.0), np.array([np.nan, 1, 7]), rtol=0)
+
+
+def test_hardtanh_takes_integers_and_refuses_crossed_bounds(device):
+    assert F.hardtanh(pn.tensor([-5, 0, 5], device=device), -2, 2).tolist() == [
+        -2,
+        0,
+        2,
+    ]
+    with pytest.raises(ValueError, match="hardtanh: min_val 2 is above max_val 1"):
+        F.hardtanh(pn.ones(1, device=device), 2, 1)

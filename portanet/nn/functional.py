@@ -219,7 +219,7 @@ def _inplace(f: Callable[..., Any]) -> Callable[..., Any]:
 relu = _inplace(e.relu)
 elu = _inplace(e.elu)
 leaky_relu = _inplace(e.leaky_relu)
-hardtanh = _inplace(e.hardtanh)
+hardtanh = _inplace(activations.hardtanh)
 silu = _inplace(e.silu)
 mish = _inplace(e.mish)
 celu = _inplace(activations.celu)
@@ -235,7 +235,7 @@ def relu6(x: Any, inplace: bool = False) -> Any:
     >>> nn.functional.relu6(pn.tensor([-1.0, 7.0]))
     tensor([0., 6.])
     """
-    return e.hardtanh(x, 0.0, 6.0)
+    return activations.hardtanh(x, 0.0, 6.0)
 
 
 @casting

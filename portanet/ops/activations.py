@@ -8,6 +8,7 @@ import numpy as np
 
 from ..casting import casting
 from .. import scalars as s
+from ..op import check_tensor
 from . import elementwise as e
 from .shape import normalise_axis, reshape, split
 
@@ -57,29 +58,50 @@ softsign = e._activation(
 )
 
 
-def _relu6(x: Any, maximum: Any, minimum: Any) -> Any:
-    return minimum(maximum(x, 0), 6)
-
+# Ends are chosen by comparisons: there, as in PyTorch, the gradient is that of what is outside,
+# infinities meet no 0, and NaN, which no comparison holds for, stays.
 
 hardswish = e._activation(
     "hardswish",
-    lambda x: x * (_relu6(x + 3, s.maximum, s.minimum) * (1 / 6)),
-    lambda x: x * (_relu6(x + 3, np.maximum, np.minimum) / 6),
+    lambda x: s.where(x >= 3, x, s.where(x <= -3, x.const(0), x * ((x + 3) * (1 / 6)))),
+    lambda x: np.where(x >= 3, x, np.where(x <= -3, 0, x * ((x + 3) / 6))),
     doc="x * min(max(x + 3, 0), 6) / 6; Howard et al., ICCV 2019.",
 )
 
 hardsigmoid = e._activation(
     "hardsigmoid",
-    lambda x: _relu6(x + 3, s.maximum, s.minimum) / 6,
-    lambda x: _relu6(x + 3, np.maximum, np.minimum) / 6,
+    lambda x: s.where(x >= 3, x.const(1), s.where(x <= -3, x.const(0), (x + 3) / 6)),
+    lambda x: np.where(x >= 3, 1, np.where(x <= -3, 0, (x + 3) / 6)),
     doc="min(max(x + 3, 0), 6) / 6.",
 )
+
+_hardtanh = e._activation(
+    "hardtanh",
+    lambda x, *, low, high: s.where(
+        x <= low, x.const(low), s.where(x >= high, x.const(high), x)
+    ),
+    lambda x, *, low, high: np.where(x <= low, low, np.where(x >= high, high, x)),
+    static=({"low": -1.0, "high": 1.0}, {"low": 0.0, "high": 6.0}),
+)
+
+
+def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """x limited to [min_val, max_val], as clip; the gradient is 0 at both ends.
+
+    x: a number of any dtype. ValueError where min_val is above max_val.
+    """
+    check_tensor("hardtanh", x)
+    if not min_val <= max_val:
+        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}")
+    if not x.dtype.is_float:
+        return e.clip(x, min_val, max_val)
+    return _hardtanh(x, low=float(min_val), high=float(max_val))
 
 
 _hardshrink = e._activation(
     "hardshrink",
-    lambda x, *, lambd: s.where(s.apply("abs", x) > lambd, x, x.const(0)),
-    lambda x, *, lambd: np.where(np.abs(x) > lambd, x, 0),
+    lambda x, *, lambd: s.where(s.apply("abs", x) <= lambd, x.const(0), x),
+    lambda x, *, lambd: np.where(np.abs(x) <= lambd, 0, x),
     static=({"lambd": 0.5},),
 )
 
@@ -117,8 +139,8 @@ tanhshrink = e._activation(
 
 _threshold = e._activation(
     "threshold",
-    lambda x, *, threshold, value: s.where(x > threshold, x, x.const(value)),
-    lambda x, *, threshold, value: np.where(x > threshold, x, value),
+    lambda x, *, threshold, value: s.where(x <= threshold, x.const(value), x),
+    lambda x, *, threshold, value: np.where(x <= threshold, value, x),
     static=({"threshold": 0.5, "value": 2.0},),
 )
 

@@ -796,8 +796,3 @@ _elu = _activation(
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha * (exp(x) - 1); Clevert et al., ICLR 2016."""
     return _elu(x, alpha=float(alpha))
-
-
-def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
-    """x limited to [min_val, max_val]."""
-    return clip(x, min_val, max_val)

@@ -134,6 +134,9 @@ class Program:
     # the inputs. The words: for each how many it has and, of reductions, the offset of its
     # output; then those of each.
     copies: int = 0
+    # The program of each of them, where reductions that compute what they reduce are among
+    # them; on a backend with `mixes`, not all need be alike.
+    each: tuple[Program, ...] = ()
     # Of elementwise programs and of copies: the number of each operand's buffer, where some
     # outputs, or some inputs, are known to be in one. Else empty.
     buffers: tuple[int, ...] = ()
@@ -199,7 +202,10 @@ class Program:
 
     @property
     def one_copy(self) -> Program:
-        """The program of one of the launches side by side."""
+        """The program of one of the launches side by side, of the first where not all are
+        alike."""
+        if self.each:
+            return self.each[0]
         outs, ins = (len(x) // self.copies for x in (self.outputs, self.inputs))
         return replace(
             self,
@@ -208,6 +214,11 @@ class Program:
             copies=0,
             buffers=(),
         )
+
+    @property
+    def members(self) -> tuple[Program, ...]:
+        """The program of each of the launches side by side."""
+        return self.each or (self.one_copy,) * self.copies
 
     def copies_of(self, words: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
         """(offset of the output, words) of each of the launches side by side."""
@@ -311,6 +322,9 @@ class Backend(Protocol):
     # their own; may be missing.
     halves: frozenset[str]
     copies: frozenset[str]  # kernels whose launches may go side by side; may be missing
+    mixes: (
+        bool  # reductions side by side may have producers that differ; may be missing
+    )
     max_copied: int  # buffers that such a launch may have; without it, max_operands
     # Kernels of which an output may be an input that is read in the same order, or, of those
     # with words, one of `Program.over`; without the attribute, none.

@@ -555,6 +555,37 @@ def test_a_producer_of_two_sums_is_computed_twice_where_that_is_cheap(producing)
     assert found == ["elementwise", "sum", "max"]
 
 
+def test_each_of_two_sums_computes_its_own_where_they_go_side_by_side(producing):
+    def function(x, y, z):
+        return (x * y).mean(axis=0), (y * z).mean(axis=0), z.mean(axis=0)
+
+    shapes = [(900, 80)] * 3
+    found = kinds(optimised(producing, function, *shapes))
+    assert found == ["elementwise", "mean", "mean", "mean"]
+    producing.backend.mixes = True
+    assert kinds(optimised(producing, function, *shapes)) == ["mean"] * 3
+    producing.backend.copies = frozenset({"reduce"})
+    (w,) = optimised(producing, function, *shapes).work
+    assert w.program.copies == 3 and len(w.ins) == 5 and len({*w.ins}) == 3
+    made = [one.has_producer for one in w.program.each]
+    assert made == [True, True, False] and w.program.options == ("mean",)
+    (program, _) = producing.backend.built[-1]
+    assert program.buffers == (0, 1, 2, 3, 4, 4, 5, 5)
+
+
+def test_sums_of_one_formula_go_side_by_side_where_those_of_several_may_not(producing):
+    producing.backend.copies = frozenset({"reduce"})
+
+    def function(a, b, c, d, e):
+        return (a * b).sum(axis=0), (c * d).sum(axis=0), e.sum(axis=0)
+
+    shapes = [(90, 80), (90, 80), (70, 60), (70, 60), (50, 40)]
+    graph = optimised(producing, function, *shapes)
+    assert [w.program.copies for w in graph.work] == [2, 0]
+    (first, second) = graph.work[0].program.each
+    assert first == second and graph.work[1].producer is None
+
+
 def test_a_producer_binds_no_more_operands_than_the_backend(producing):
     producing.backend.max_operands = 4
 

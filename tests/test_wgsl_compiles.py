@@ -138,9 +138,11 @@ def test_tint_accepts_reductions_that_compute_what_they_reduce():
         lambda x, y: pn.max((x.T + y.T)[::-1], axis=1),
         lambda x, y: pn.any(x < y, axis=0),
         lambda x, y: pn.sum(x == y, axis=0),
+        lambda x, y: (pn.max(x * y, axis=0), pn.max(x - y, axis=0), pn.max(x, axis=0)),
     ]
     place = Device("null", NullBackend(kernels=tuple(variants.PLANS), dtypes=DTYPES))
     place.backend.produces = lambda dtype, words: True
+    place.backend.mixes, place.backend.copies = True, frozenset({"reduce"})
     for function in functions:
         for shape in ((90, 70), (20000, 70)):
             optimised(place, function, shape, shape)
@@ -149,6 +151,9 @@ def test_tint_accepts_reductions_that_compute_what_they_reduce():
             made[text] = (f"{program.kernel} of {program.label}", buffers)
     chosen = named(made, lambda buffers: buffers <= DEFAULT_BUFFERS)
     assert sum("fn made(" in text for text in chosen.values()) == 10
+    assert sum(
+        "fn load_x0_1(" in text and "load_m1_1(" in text for text in chosen.values()
+    )
     errors = {n: e for n, e in compile_all(chosen).items() if e}
     assert not errors, "\n".join(f"{n}: {e}\n{chosen[n]}" for n, e in errors.items())
 

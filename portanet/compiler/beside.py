@@ -17,7 +17,7 @@ from ..program import Program
 from . import memory
 from .absorb import absorb
 from .cost import SLACK
-from .graph import Graph, Work
+from .graph import Graph, Work, program_of
 from .pack import MEMBER_BYTES
 from .regions import Box, box_of, meet
 from .walk import is_whole
@@ -126,13 +126,17 @@ def _key(graph: Graph, w: Work, kernels: Collection[str]) -> Hashable:
         return _formula(graph, w) if "elementwise" in kernels else None
     if p is None or p.kernel not in kernels or p.can_fault or p.expression is not None:
         return None
-    if len(w.outs) != 1 or len(w.ins) != 1 or p.options[0].startswith("arg"):
-        return None
-    if w.producer is not None:
+    if len(w.outs) != 1 or p.options[0].startswith("arg"):
         return None
     home = graph.home()
-    apart = home.get(w.ins[0].slot, -1) != home.get(w.outs[0].slot, -2)
-    return replace(p, label="") if apart else None
+    whole = home.get(w.outs[0].slot, -2)
+    if any(home.get(h.slot, -1) == whole for h in w.ins):
+        return None
+    if w.producer is not None:
+        p, _ = program_of(w)
+        mixes = getattr(graph.device.backend, "mixes", False)
+        p = p.without_producer if mixes else replace(p, buffers=())
+    return replace(p, label="")
 
 
 def _formula(graph: Graph, w: Work) -> Program | None:
@@ -149,7 +153,8 @@ def _program(w: Work) -> tuple[Program, Sequence[int]]:
     if w.expression is not None:
         return elementwise_program(w.label, w.expression, w.outs, w.ins)
     assert w.program is not None
-    return w.program, w.words
+    program, words = program_of(w)
+    return replace(program, buffers=()), words
 
 
 def _needs(graph: Graph, w: Work, group: _Group, alike: bool) -> bool:
@@ -216,14 +221,20 @@ def _copies(graph: Graph, work: list[Work]) -> Work:
     shared = {home.get(h.slot, -1) for h in outs}
     if len(shared) == 1 and shared != {-1}:
         outs = [_inside(graph, h, home[h.slot]) for h in outs]
-    first, _ = _program(work[0])
-    every = [_program(w)[1] for w in work]
+    pairs = [_program(w) for w in work]
+    first, every = pairs[0][0], [words for _, words in pairs]
     program = replace(
         first,
-        outputs=first.outputs * len(work),
-        inputs=first.inputs * len(work),
+        outputs=tuple(t for p, _ in pairs for t in p.outputs),
+        inputs=tuple(t for p, _ in pairs for t in p.inputs),
         copies=len(work),
     )
+    if any(p.has_producer for p, _ in pairs):
+        each = tuple(p for p, _ in pairs)
+        which = first.options[:1]
+        program = replace(
+            program, options=which, expression=None, modes="", rank=0, each=each
+        )
     offsets = [h.layout.offset for h in outs[:: len(first.outputs)]]
     words = [n for own, at in zip(every, offsets) for n in (len(own), at)]
     words += [n for own in every for n in own]
@@ -231,6 +242,7 @@ def _copies(graph: Graph, work: list[Work]) -> Work:
         outs=outs,
         ins=[h for w in work for h in w.ins],
         expression=None,
+        producer=None,
         program=program,
         words=tuple(words),
         parts=[p for w in work for p in w.parts],

@@ -46,9 +46,11 @@ def _flops(w: Work) -> int:
         return _instructions(w.expression) * w.size
     if w.epilogue is not None:
         return _instructions(w.epilogue) * w.size + _flops(w.but(epilogue=None))
-    if w.producer is not None:
-        made = _instructions(w.producer.expression) + 1
-        return made * w.words[0] * w.words[1]
+    made = w.producer and w.producer.expression
+    if w.program is not None and w.program.has_producer:  # one of some side by side
+        made = w.program.expression
+    if made is not None:
+        return (_instructions(made) + 1) * w.words[0] * w.words[1]
     if w.program is not None and w.program.kernel == "matmul":
         batch, m, n, k = w.words[:4]
         return 2 * batch * m * n * k

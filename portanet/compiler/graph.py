@@ -117,17 +117,21 @@ def members(w: Work) -> list[Work]:
     p = w.program
     if p is None or not p.copies:
         return [w]
-    one, outs, ins = p.one_copy, len(w.outs) // p.copies, len(w.ins) // p.copies
-    return [
-        w.but(
-            outs=w.outs[outs * c : outs * (c + 1)],
-            ins=w.ins[ins * c : ins * (c + 1)],
-            expression=one.expression,
-            program=None if one.expression else one,
-            words=words,
+    found, out, at = [], 0, 0
+    for one, (_, words) in zip(p.members, p.copies_of(w.words), strict=True):
+        outs, ins = len(one.outputs), len(one.inputs)
+        is_formula = one.kernel == "elementwise"
+        found.append(
+            w.but(
+                outs=w.outs[out : out + outs],
+                ins=w.ins[at : at + ins],
+                expression=one.expression if is_formula else None,
+                program=None if is_formula else one,
+                words=words,
+            )
         )
-        for c, (_, words) in enumerate(p.copies_of(w.words))
-    ]
+        out, at = out + outs, at + ins
+    return found
 
 
 def dependencies(work: Sequence[Work]) -> list[set[int]]:

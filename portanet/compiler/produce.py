@@ -17,6 +17,7 @@ from . import cost
 from .absorb import absorb, emit
 from .graph import Graph, Producer, Work
 from .inline import stable
+from .share import prune_outputs
 from .walk import is_whole
 
 Produces = Callable[[Dtype, Sequence[int]], bool]
@@ -26,17 +27,18 @@ SUMS = ("sum", "mean", "prod")  # what computes in the type of its result
 
 
 def give_producers(graph: Graph, max_operands: int) -> None:
-    """Take elementwise work into the reductions that alone read its result."""
+    """Take elementwise work into the reductions that alone read its results."""
     produces = getattr(graph.device.backend, "produces", None)
     if produces is None:
         return
     work: list[Work | None] = list(graph.work)
     writers, readers = graph.writers(), graph.readers()
     kernels = cost.kernels_before(graph.work)
-    for i in reversed(range(len(work))):
-        p = work[i]
-        at = readers.get(p.outs[0].slot, []) if p is not None else []
-        if p is None or not at or not _may_vanish(graph, p, writers):
+    for i, p in reversed(list(enumerate(graph.work))):
+        if not _may_vanish(graph, p, writers):
+            continue
+        at = [j for h in p.outs for j in readers.get(h.slot, [])]
+        if not 0 < len(set(at)) == len(at) <= MAX_READERS:
             continue
         if not stable(p, i, max(at), writers):
             continue
@@ -44,37 +46,52 @@ def give_producers(graph: Graph, max_operands: int) -> None:
             graph, p, lambda slot: len(readers[slot])
         ):
             continue
-        made = _into_all(p, [graph.work[j] for j in at], max_operands, produces)
+        # Each reader makes the one result that it reads.
+        one = [prune_outputs(p, [k]) if p.outs[1:] else p for k in range(len(p.outs))]
+        pieces = [q for q in one for _ in readers.get(q.outs[0].slot, [])]
+        taking = [graph.work[j] for j in at]
+        made = _into_all(p, pieces, taking, max_operands, produces)
         if made is None:
             continue
         work[i] = None
         for h in p.ins:
-            others = [j for j in readers[h.slot] if j != i]
-            readers[h.slot] = sorted({*others, *at})
+            readers[h.slot] = [j for j in readers[h.slot] if j != i]
         for j, w in zip(at, made, strict=True):
             work[j] = graph.work[j] = w
+            for slot in {h.slot for h in w.ins}:
+                readers[slot] = sorted({*readers[slot], j})
     graph.work = [w for w in work if w is not None]
 
 
 def _may_vanish(graph: Graph, p: Work, writers: dict[int, list[int]]) -> bool:
-    if p.expression is None or p.row or len(p.outs) != 1 or p.can_fault:
+    """Several results only where reductions that make different ones go side by side."""
+    if p.expression is None or p.row or p.can_fault:
         return False
-    h = p.outs[0]
-    alone = not graph.slots[h.slot].kept and len(writers[h.slot]) == 1
-    dtype = h.layout.dtype
-    return alone and is_whole(h.layout) and dtype is dtype.compute
+    if len(p.outs) > 1 and not getattr(graph.device.backend, "mixes", False):
+        return False
+    for h in p.outs:
+        alone = not graph.slots[h.slot].kept and len(writers[h.slot]) == 1
+        dtype = h.layout.dtype
+        if not alone or not is_whole(h.layout) or dtype is not dtype.compute:
+            return False
+    return True
 
 
 def _into_all(
-    p: Work, readers: list[Work], max_operands: int, produces: Produces
+    p: Work,
+    pieces: list[Work],
+    readers: list[Work],
+    max_operands: int,
+    produces: Produces,
 ) -> list[Work] | None:
-    if len(readers) > MAX_READERS or not all(_is_able(w, p, produces) for w in readers):
-        return None
-    if not _pays(p, len(readers)):
+    """The readers, each with its piece of p taken in; None if one can't or it does not
+    pay."""
+    pairs = list(zip(readers, pieces, strict=True))
+    if not _pays(p, pieces) or not all(_is_able(w, q, produces) for w, q in pairs):
         return None
     made = []
-    for w in readers:
-        joined = _joined(w, p)
+    for w, q in pairs:
+        joined = _joined(w, q)
         if joined is None or len(joined.ins) + len(joined.outs) > max_operands:
             return None
         made.append(joined)
@@ -91,13 +108,16 @@ def _is_able(w: Work, p: Work, produces: Produces) -> bool:
     return w.producer is not None or produces(p.outs[0].layout.dtype, w.words)
 
 
-def _pays(p: Work, readers: int) -> bool:
-    """Whether making the result for each reader costs no more than storing it and reading it
-    again; see `inline`."""
+def _pays(p: Work, pieces: list[Work]) -> bool:
+    """Whether making each piece where it is read costs no more than making all of them
+    once, storing them, and reading each."""
+    moved = cost.MOVE * p.size * (len(p.outs) + len(pieces))
+    return sum(map(_work, pieces)) <= _work(p) + moved + cost.LAUNCH
+
+
+def _work(p: Work) -> int:
     assert p.expression is not None
-    each = cost.of(p.expression) + cost.MOVE * cost.varying(p)
-    saved = cost.MOVE * p.size * (1 + readers) + cost.LAUNCH
-    return (readers - 1) * p.size * each <= saved
+    return p.size * (cost.of(p.expression) + cost.MOVE * cost.varying(p))
 
 
 def _joined(w: Work, p: Work) -> Work | None:

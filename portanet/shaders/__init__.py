@@ -163,6 +163,7 @@ class Backend:
     epilogues = frozenset({"matmul", "convolve"})
     produces = staticmethod(lambda dtype, words: True)
     copies = frozenset(("reduce",))
+    mixes = True
     # WebGPU binds no buffer for reading and writing at once.
     writes_in_place: frozenset[str] = frozenset()
     max_elements = (1 << 31) - 1  # kernels count in 32 bits

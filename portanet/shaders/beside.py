@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ..dtypes import Dtype, float16
 from ..program import Program
-from .lower import COMPUTED_AS, accessors, binding, bound, words_declared
+from .lower import COMPUTED_AS, accessors, binding, bound, producer, words_declared
 from .step import Plan, Step
 
 FIRST_GROUP, PARTIAL, OUTPUT = 0, 1, 2  # the table after the words of all
@@ -21,16 +21,21 @@ FIRST_GROUP, PARTIAL, OUTPUT = 0, 1, 2  # the table after the words of all
 
 def _some(program: Program, chosen: Sequence[int]) -> tuple[Program, list[int]]:
     """The program of some of the copies, and which operands it has."""
-    k = program.copies
-    operands = [*chosen, *(k + c for c in chosen)]
+    members = [program.members[c] for c in chosen]
+    starts, at = [], program.copies
+    for one in program.members:
+        starts.append(range(at, at + len(one.inputs)))
+        at += len(one.inputs)
+    operands = [*chosen, *(i for c in chosen for i in starts[c])]
     buffers = tuple(program.buffers[i] for i in operands) if program.buffers else ()
     number = {b: i for i, b in enumerate(dict.fromkeys(buffers))}
     made = replace(
         program,
         outputs=tuple(program.outputs[c] for c in chosen),
-        inputs=tuple(program.inputs[c] for c in chosen),
+        inputs=tuple(t for one in members for t in one.inputs),
         buffers=tuple(number[b] for b in buffers),
         copies=len(chosen),
+        each=tuple(members) if program.each else (),
     )
     return made, operands
 
@@ -45,10 +50,10 @@ def plan(
     """Those that take the same steps go side by side. `text`: of a program that reads, and
     that writes partial results; `room`: words that a step of one has."""
     copies = program.copies_of(words)
-    plans = [plan_one(program.one_copy, one) for _, one in copies]
+    plans = [plan_one(m, one) for m, (_, one) in zip(program.members, copies)]
     alike: dict[tuple, list[int]] = {}
     for c, made in enumerate(plans):
-        alike.setdefault(tuple((s.entry, s.text) for s in made.steps), []).append(c)
+        alike.setdefault(tuple(s.entry for s in made.steps), []).append(c)
     steps: list[Step] = []
     temporary = 0
     for key, chosen in alike.items():
@@ -63,7 +68,9 @@ def plan(
             groups = [s.groups for s in these]
             table = [sum(groups[:j]) for j in range(len(these))]
             offsets = [copies[c][0] for c in chosen]
-            packed = [w for s in these for w in s.words]
+            packed = [
+                w for s in these for w in (*s.words, *[0] * (room - len(s.words)))
+            ]
             tail = [*table, *start[:-1], *offsets]
             packed += tail + [0] * (-len(tail) % room)
             steps.append(
@@ -100,8 +107,11 @@ def _operands(program, operands: list[int], reads: bool, writes: bool):
     return (*written, *read)
 
 
-def header(program: Program, room: int, reads: bool, writes: bool) -> str:
-    """Bindings and accessors, as those of one reduction are named (lower.header)."""
+def header(
+    program: Program, room: int, produced: int, reads: bool, writes: bool
+) -> str:
+    """Bindings and accessors, as those of one reduction are named (lower.header).
+    `produced`: the place of a producer's words."""
     k = program.copies
     tail = 3 * k + -3 * k % room
     words = k * room + tail
@@ -123,11 +133,12 @@ def header(program: Program, room: int, reads: bool, writes: bool) -> str:
         "}",
         f"fn partial_at(i: u32) -> u32 {{ return i + of_copy({PARTIAL}u); }}",
     ]
-    outs, ins = _bound(program)
-    at = 1
-    for name, chosen, dtypes, is_output, partial in (
-        ("y0", outs, program.outputs, True, writes),
-        ("x0", ins, program.inputs, False, reads),
+    every, names = bound(program), _names(program)
+    operands = (*program.outputs, *program.inputs)
+    numbers, at = range(k, k + len(program.inputs)), 1
+    for name, mine, is_output, partial in (
+        ("y0", range(k), True, writes),
+        ("x0", numbers, False, reads),
     ):
         if partial:
             access = "read_write" if is_output else "read"
@@ -137,17 +148,43 @@ def header(program: Program, room: int, reads: bool, writes: bool) -> str:
             )
             at += 1
             continue
-        first = 0 if is_output else k
-        for c, dtype in enumerate(dtypes):
-            mine = f"{name}_{c}"
-            if first + c in chosen:
-                lines.append(binding(at, mine, dtype, is_output))
+        for i in mine:
+            if i in every:
+                lines.append(binding(at, names[i], operands[i], is_output))
                 at += 1
             else:
-                owner = program.buffers.index(program.buffers[first + c]) - first
-                lines += accessors(mine, dtype, is_output, f"{name}_{owner}")
-        lines += _switch(name, dtypes, is_output)
+                owner = names[program.buffers.index(program.buffers[i])]
+                lines += accessors(names[i], operands[i], is_output, owner)
+        dtype = program.outputs[0]
+        if not is_output:
+            dtype = _reduced(program.one_copy)
+            lines += _producers(program, produced)
+        lines += _switch(name, [dtype] * k, is_output)
     return "\n".join(lines) + "\n"
+
+
+def _names(program: Program) -> list[str]:
+    """What the operands are called: y0_1 is what copy 1 writes, x0_1 what it reduces, m0_1
+    and m1_1 what it makes that of."""
+    names = [f"y0_{c}" for c in range(program.copies)]
+    for c, one in enumerate(program.members):
+        letter = "m" if one.has_producer else "x"
+        names += [f"{letter}{j}_{c}" for j in range(len(one.inputs))]
+    return names
+
+
+def _reduced(one: Program) -> Dtype:
+    """What a reduction reduces."""
+    return (one.without_producer if one.has_producer else one).inputs[0]
+
+
+def _producers(program: Program, first: int) -> list[str]:
+    """The load of what a copy reduces, where it makes that."""
+    return [
+        producer(one.producer, first, f"load_x0_{c}", f"load_m{{}}_{c}")
+        for c, one in enumerate(program.members)
+        if one.has_producer
+    ]
 
 
 def _switch(name: str, dtypes: Sequence[Dtype], is_output: bool) -> list[str]:

@@ -315,18 +315,20 @@ def epilogue(
     return "\n".join(f"    {line}" for line in lines)
 
 
-def producer(program: Program, first: int) -> str:
+def producer(
+    program: Program, first: int, name: str = "made", load: str = "load_x{}"
+) -> str:
     """The function that makes element i of what a reduction reduces. program: the
-    elementwise one; first: the place of its words."""
+    elementwise one; first: the place of its words; load: the name of an input's load."""
     assert program.expression is not None
     at, expression = _positions(program, first), program.expression
     lines = _coordinates(program, first)
     for j in range(len(program.inputs)):
-        lines.append(f"let v{j} = load_x{j}({at[1 + j]});")
+        lines.append(f"let v{j} = {load.format(j)}({at[1 + j]});")
     lines += [*body(expression), f"return v{expression.outputs[0]};"]
     kind = COMPUTED_AS[program.outputs[0]]
     inner = "\n".join(f"    {line}" for line in lines)
-    return f"fn made(i: u32) -> {kind} {{\n{inner}\n}}\n"
+    return f"fn {name}(i: u32) -> {kind} {{\n{inner}\n}}\n"
 
 
 def _coordinates(program: Program, first: int = 0) -> list[str]:

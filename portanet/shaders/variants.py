@@ -296,7 +296,8 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
     partial = "x0" if reads_partial else "y0" if writes_partial else ""
     text = Template(kernel_text("reduce")).substitute(monoid=monoid)
     if joined:
-        top = beside.header(program, REDUCE_WORDS, reads_partial, writes_partial)
+        room = _reduce_room(program)
+        top = beside.header(program, room, REDUCE_WORDS, reads_partial, writes_partial)
     else:
         top = header(program, _reduce_room(program), partial)
     return with_scalars(top + "\n" + text)
@@ -304,6 +305,8 @@ def _reduce_text(program: Program, reads_partial: bool, writes_partial: bool) ->
 
 def _plain_reduction(program: Program) -> Program:
     """The reduction without what happens before and after."""
+    if program.each:
+        return _plain_reduction(program.each[0])
     if program.has_producer:
         return program.without_producer
     made, own = program.outputs, program.inputs[:1]
@@ -314,6 +317,8 @@ def _plain_reduction(program: Program) -> Program:
 
 def _reduce_room(program: Program) -> int:
     """Words that a step of a reduction has: those of a producer lie behind."""
+    if program.each:
+        return max(map(_reduce_room, program.each))
     if not program.has_producer:
         return REDUCE_WORDS
     return REDUCE_WORDS + elementwise_words(program.producer)
@@ -362,7 +367,8 @@ def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) 
 def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     if program.copies:
         one = functools.partial(_reduce, on_cpu=on_cpu)
-        return beside.plan(program, words, one, _reduce_text, REDUCE_WORDS)
+        room = _reduce_room(program)
+        return beside.plan(program, words, one, _reduce_text, room)
     kept, reduced, kept_rank, reduced_rank = words[:4]
     if kept == 0:
         return Plan(())

@@ -98,8 +98,8 @@ inputs of the kernel, and the outputs are the expression's. The words of an elem
 over the elements of the result follow the kernel's; modes has a letter for each output, "c"
 for the result, whose offset is 0, and one for each further input.
 
-A producer is an expression whose only result, contiguous and of the type that it is computed
-in, is the input of a reduction. It is not stored: the inputs of the launch are those of the
+A producer is an expression whose only result, contiguous and of the type that the reduction
+combines in, is its input. It is not stored: the inputs of the launch are those of the
 expression, and the words of an elementwise launch that would write it follow the reduction's;
 modes has "c" for the result, whose offset is 0, and a letter for each input.
 """
@@ -110,7 +110,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .dtypes import Dtype
+from .dtypes import Dtype, bool_, int32
 from .errors import OutOfMemoryError
 from .scalars import Expression
 
@@ -231,6 +231,17 @@ class Program:
 
 
 MADE = "made"  # the option of a reduction that computes what it reduces
+
+
+def combined_in(which: str, source: Dtype, target: Dtype) -> Dtype:
+    """The type that a reduction from one type to another combines in."""
+    if which in ("any", "all"):
+        return bool_
+    if which in ("max", "min", "argmax", "argmin"):
+        return int32 if source is bool_ else source
+    return target
+
+
 OWN_INPUTS = 2  # of a kernel that may have an epilogue
 
 # Bytes; WebGPU's minStorageBufferOffsetAlignment is at most this.

@@ -88,6 +88,21 @@ def test_other_reductions(which, device):
     np.testing.assert_allclose(got, getattr(np, which)(values, axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("which", ["any", "all", "max", "min"])
+def test_numbers_are_true_and_truths_have_an_order(which, device):
+    def function(x, y):
+        made = x * (y > 1) if which in ("any", "all") else x > y
+        return getattr(pn, which)(made, axis=0)
+
+    for shape in ((700, 100), (5000, 9)):
+        xs = drawn(device, shape, shape)
+        got, made = compiled(function, xs)
+        x, y = (a.numpy() for a in xs)
+        values = x * (y > 1) if which in ("any", "all") else x > y
+        np.testing.assert_array_equal(got, getattr(np, which)(values, axis=0))
+        assert made or not hasattr(xs[0].device.backend, "produces")
+
+
 def test_truths_are_counted_and_integers_summed(device):
     xs = drawn(device, (1000, 16), (1000, 1))
     got, made = compiled(lambda x, y: pn.sum(x > y, axis=0), xs)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..dtypes import Dtype, float32
-from ..program import Program
+from ..program import Program, combined_in
 from ..scalars import ROWS, Expression, Instruction
 from .rows import Rows
 
@@ -490,6 +490,9 @@ def lower(
     if is_epilogue:
         program = program.epilogue
     elif is_producer:
+        made, result = program.producer.outputs[0], program.outputs[0].compute
+        if made is not combined_in(program.options[0], made, result):
+            raise TypeError(f"{program.label}: {made} is not what it combines in")
         program = program.producer
     _check(program)
     return Lowering(program, opcodes, rows, is_epilogue, is_producer).run()

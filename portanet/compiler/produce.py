@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..arrays import Handle, layout
 from ..dtypes import Dtype
-from ..program import Program
+from ..program import Program, combined_in
 from ..scalars import Builder, Expression, finish
 from . import cost
 from .absorb import absorb, emit
@@ -23,7 +23,6 @@ from .walk import is_whole
 Produces = Callable[[Dtype, Sequence[int]], bool]
 RESULT = -1  # stands for the slot of what is not stored
 MAX_READERS = 4
-SUMS = ("sum", "mean", "prod")  # what computes in the type of its result
 
 
 def give_producers(graph: Graph, max_operands: int) -> None:
@@ -138,11 +137,10 @@ def _joined(w: Work, p: Work) -> Work | None:
 
 
 def _as_summed(p: Work, program: Program) -> Expression:
-    """What p makes, in the type that the reduction computes in."""
+    """What p makes, in the type that the reduction combines in."""
     assert p.expression is not None
-    wanted = p.outs[0].layout.dtype
-    if program.options[0] in SUMS:
-        wanted = program.outputs[0].compute
+    source, target = p.outs[0].layout.dtype, program.outputs[0].compute
+    wanted = combined_in(program.options[0], source, target)
     builder = Builder(p.expression.inputs)
     (value,) = emit(builder, p, range(len(p.ins)))
     if builder.dtype_of(value) is not wanted:

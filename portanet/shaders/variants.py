@@ -14,7 +14,7 @@ from math import prod
 from string import Template
 
 from ..dtypes import Dtype, bool_, float32, int32
-from ..program import Program
+from ..program import Program, combined_in
 from ..scalars import Expression
 from . import attention, beside, indexing, recurrent
 from .lower import (
@@ -240,11 +240,7 @@ def _monoid(which: str, computed: Dtype) -> tuple[str, str, str]:
 def _accumulator(program: Program, which: str) -> Dtype:
     """The compute type that a reduction or scan combines in."""
     source, target = program.inputs[0].compute, program.outputs[0].compute
-    if which in ("any", "all"):
-        return bool_
-    if which in ("max", "min", "argmax", "argmin"):
-        return int32 if source is bool_ else source
-    return target
+    return combined_in(which, source, target)
 
 
 # Room for the words of any rank: the text doesn't depend on it. With what launch_words

@@ -110,6 +110,7 @@ class Trace:
         ends = [*ends, *map(tracer.lift, self.written.values())]
         states = len(ends)
         self.assigned = [t for t, _ in finals]
+        self.renewed = {id(t) for t in self.assigned}
         ends = [*ends, *(value for _, value in finals)]
         # Gradients: what each leaf had before (for the guard), and has afterwards.
         # One that the function sets before it reads it may be anything at the start.
@@ -178,6 +179,11 @@ class Trace:
     def _check_apart(self, tensors: list[Tensor]) -> None:
         """What becomes of an argument must not be seen through another name."""
         ids = [id(t) for t in tensors]
+        for i in [i for i, known in enumerate(ids) if known in self.renewed]:
+            raise TraceError(
+                f"compile: argument {i} is a tensor that the function also assigns by "
+                "another name; read it from outside only, or pass detach() of it"
+            )
         for i in self.changed:
             if ids.count(ids[i]) > 1 or ids[i] in self.read:
                 raise TraceError(
@@ -257,7 +263,7 @@ class Trace:
 
     def replay(self, tensors: list[Tensor]) -> Any:
         """Run the plan and assign what the function assigned, all of it or nothing."""
-        if self.changed:
+        if self.changed or not self.renewed.isdisjoint(map(id, tensors)):
             self._check_apart(tensors)
         leaves = [self._leaf(x, tensors) for x in self.cleared]
         calls: list[tuple] = [(setattr, leaf, "grad", None) for leaf in leaves]

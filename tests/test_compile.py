@@ -460,7 +460,9 @@ def test_a_state_that_is_an_argument_too_is_read_before_it_is_written(device):
     run = pn.compile(step)
     for k in range(3):
         want = 5.0 * 2**k + 2**k
-        assert (run(w).numpy() == want).all()
+        assert (run(w.detach()).numpy() == want).all()
+    with pytest.raises(TraceError, match=r"also assigns by another name.*detach"):
+        run(w)  # eagerly it would have the new value
 
 
 def test_states_that_exchange_values(device):

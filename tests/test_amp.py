@@ -381,7 +381,7 @@ def test_every_optimizer_is_there():
         name for name, c in vars(optim).items()
         if isinstance(c, type) and issubclass(c, optim.Optimizer)
     }  # fmt: skip
-    assert made - {"Optimizer"} == set(RULES)
+    assert made - {"Optimizer", "LBFGS"} == set(RULES)  # LBFGS asks for a closure
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

@@ -7,6 +7,7 @@
     adaptive.py      RMSprop, Adagrad
     lion.py          Lion
     lamb.py          LAMB
+    lbfgs.py         L-BFGS, whose steps call a closure
     muon.py          Muon, for matrices, and AdamW for the rest
     grad_scaler.py   GradScaler, beside autocast; it is pn.GradScaler
     lr_scheduler.py  what changes the learning rate
@@ -20,6 +21,7 @@ from .adam import Adam, AdamW
 from .adam_family import Adadelta, Adamax, NAdam, RAdam
 from .adaptive import Adagrad, RMSprop
 from .lamb import LAMB
+from .lbfgs import LBFGS
 from .lion import Lion
 from .muon import Muon
 from .optimizer import Optimizer
@@ -27,6 +29,7 @@ from .sgd import SGD
 
 __all__ = [
     "LAMB",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",

@@ -429,7 +429,9 @@ def adaptive_avg_pool1d(x: Any, output_size: Any) -> Any:
     """The means of output_size windows that cover x: window i is [i n / output_size,
     (i + 1) n / output_size), widened to whole elements.
 
-    x: (n, c, length), or without n; a size of None keeps that of x.
+    x: (n, c, length), or without n; a size of None keeps that of x. Where output_size does
+    not divide n, the means are a product with the windows' shares: an element that is not
+    finite makes NaN of all means along its axis.
 
     >>> nn.functional.adaptive_avg_pool1d(pn.tensor([[[1.0, 2.0, 3.0]]]), 2)
     tensor([[[1.5, 2.5]]])

@@ -53,6 +53,9 @@ class Layout:
         self.shape, self.strides, self.offset = shape, strides, offset
         self.dtype, self.device = dtype, device
         self.size = math.prod(shape)
+        # A tensor among them would be read in the middle of a launch.
+        if type(self.size) is not int and not isinstance(self.size, np.integer):
+            raise TypeError(f"a shape is made of integers, not {shape}")
         if (
             self.size > MOST
             or not self.size

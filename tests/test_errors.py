@@ -152,6 +152,13 @@ TYPES = [
     (lambda x: pn.zeros("ab"), "a shape is made of integers, not 'ab'"),
     (lambda x: pn.full((2,), "one"), "full: a number is expected, not str"),
     (lambda x: pn.full((2,), None), "full: a number is expected, not NoneType"),
+    (
+        lambda x: pn.one_hot(x.astype("int32"), x[0, 0]),
+        "one_hot: index: only a 0-d integer tensor is an index",
+    ),
+    (lambda x: pn.one_hot(x.astype("int32"), 3.5), "one_hot: 'float' object cannot"),
+    (lambda x: pn.pad(x, 1.5), "pad: pad_width is made of integers, not 1.5"),
+    (lambda x: pn.pad(x, 1 << 70), "pad: pad_width is made of integers"),
     (lambda x: pn.einsum(5, x), "einsum: the equation is a str, not int"),
     (lambda x: pn.from_dlpack(3), "from_dlpack: int does not speak DLPack"),
     (lambda x: pn.roll(x, 1.5), "roll: 'float' object cannot be interpreted"),

@@ -19,7 +19,7 @@ def _lead(q, k, v, enable_gqa: bool):
         if len(x.shape) < (3 if enable_gqa else 2):
             raise ValueError(
                 f"{NAME}: the {what} has shape {tuple(x.shape)}; (..., "
-                f"{'heads, ' * enable_gqa}length, width) is needed"
+                f"{'heads, ' if enable_gqa else ''}length, width) is needed"
             )
         if x.device is not q.device:
             raise ValueError(

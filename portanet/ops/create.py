@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def one_hot(x: Any, num_classes: int, dtype: Any = None) -> Any:
     """
     if not x.dtype.is_integer:
         raise TypeError(f"one_hot: classes are integers, not {x.dtype.name}")
+    num_classes = operator.index(num_classes)
     if num_classes < 1:
         raise ValueError(f"one_hot: num_classes must be at least 1, not {num_classes}")
     hit = e.equal(reshape(x, (*x.shape, 1)), positions(x, num_classes, int32))

@@ -622,8 +622,11 @@ def pad(x: Any, /, pad_width: Any, constant_values: Any = 0) -> Any:
     >>> pn.pad(pn.ones(2), (1, 2))
     tensor([0., 1., 1., 0., 0.])
     """
+    given = np.asarray(pad_width)
+    if given.size and given.dtype.kind not in "biu":
+        raise TypeError(f"pad: pad_width is made of integers, not {pad_width!r}")
     try:
-        widths = np.broadcast_to(np.asarray(pad_width, dtype=np.int64), (x.ndim, 2))
+        widths = np.broadcast_to(given.astype(np.int64), (x.ndim, 2))
     except ValueError:
         raise ValueError(
             f"pad: pad_width {pad_width!r} is not a (before, after) for each of "

@@ -154,7 +154,7 @@ TYPES = [
     (lambda x: pn.full((2,), None), "full: a number is expected, not NoneType"),
     (
         lambda x: pn.one_hot(x.astype("int32"), x[0, 0]),
-        "one_hot: index: only a 0-d integer tensor is an index",
+        "index: only a 0-d integer tensor is an index",
     ),
     (lambda x: pn.one_hot(x.astype("int32"), 3.5), "one_hot: 'float' object cannot"),
     (lambda x: pn.pad(x, 1.5), "pad: pad_width is made of integers, not 1.5"),

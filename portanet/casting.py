@@ -3,6 +3,7 @@
 `NARROW`, `WIDE` and `PROMOTED` are the table. A name is that of an operator, which looks
 itself up when it is made, or of a function made of several operators, which is marked
 `@casting`. Both come to `through`, and only if they are in the table and autocast is on.
+Until somebody first enters an autocast, nobody asks whether it is.
 """
 
 from __future__ import annotations
@@ -50,6 +51,22 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
+awake = False  # whether somebody has entered an autocast
+listed: list[Any] = []  # the operators of the table
+
+
+def enlist(op: Any) -> None:
+    """Have an operator ask, from the first autocast on, if it is in the table."""
+    if is_listed(op.name):
+        listed.append(op)
+        op.is_cast = awake
+
+
+def _wake() -> None:
+    global awake
+    awake = True
+    for op in listed:
+        op.is_cast = True
 
 
 def is_listed(name: str) -> bool:
@@ -105,9 +122,9 @@ def casting(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if mode.active is None:
-            return f(*args, **kwargs)
-        return through(f, args, kwargs)
+        if awake and mode.active is not None:
+            return through(f, args, kwargs)
+        return f(*args, **kwargs)
 
     return call
 
@@ -186,6 +203,8 @@ class autocast:
         return self.device, self.dtype
 
     def __enter__(self) -> autocast:
+        if not awake:
+            _wake()
         mode.outer = (mode.outer, mode.active)
         mode.active = self if self.enabled else None
         return self

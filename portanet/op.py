@@ -93,14 +93,14 @@ class Op:
     ulps: float = 4.0
     doc: str = ""
     listed: bool = True  # False: a part of another operator, tested through it
-    is_cast: bool = field(init=False, default=False)  # by autocast
+    is_cast: bool = field(init=False, default=False)  # once there is an autocast
 
     def __post_init__(self):
         if self.listed or self.kernel:
             if named(self.name) is not None:
                 raise ValueError(f"operator {self.name!r} is already defined")
             (OPS if self.listed else PARTS)[self.name] = self
-        self.is_cast = casting.is_listed(self.name)
+        casting.enlist(self)
         self.__doc__ = self.doc
         self.__name__ = self.name
 

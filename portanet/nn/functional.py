@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..casting import casting
+from .. import casting
 from ..autograd import Tensor, no_grad
 from ..ops import dropout as dropping
 from ..ops import elementwise as e
@@ -238,13 +238,14 @@ def relu6(x: Any, inplace: bool = False) -> Any:
     return activations.hardtanh(x, 0.0, 6.0)
 
 
-@casting
 def linear(x: Any, weight: Any, bias: Any = None, *, name: str = "linear") -> Any:
     """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,).
 
     >>> nn.functional.linear(pn.ones((1, 2)), pn.tensor([[1.0, 2.0]])).item()
     3.0
     """
+    if casting.awake and casting.mode.active is not None:  # as @casting, without a call
+        return casting.through(linear, (x, weight, bias), {"name": name})
     check_tensor(name, x, weight)
     shape, width = x.shape, weight.shape[-1]
     if not shape or shape[-1] != width:
@@ -379,7 +380,7 @@ def gumbel_softmax(
     return e.add(e.subtract(whole, soft.detach()), soft)
 
 
-@casting
+@casting.casting
 def normalize(x: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|, eps) with the p-norm along `dim`.
 

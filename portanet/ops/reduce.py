@@ -229,9 +229,7 @@ def _reduce(op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
-def _total(op: Op, x: Any, axis: Any, dtype: Any, keepdims: bool) -> Any:
-    if dtype is None:
-        return _reduce(op, x, axis, keepdims)
+def _reduce_as(dtype: Any, op: Op, x: Any, axis: Any, keepdims: bool) -> Any:
     with suspended():  # who names a dtype gets it
         return _reduce(op, e.astype(x, dtype), axis, keepdims)
 
@@ -246,14 +244,18 @@ def sum(
     >>> pn.sum(pn.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([4., 6.])
     """
-    return _total(_sum, x, axis, dtype, keepdims)
+    if dtype is None:
+        return _reduce(_sum, x, axis, keepdims)
+    return _reduce_as(dtype, _sum, x, axis, keepdims)
 
 
 def prod(
     x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
 ) -> Any:
     """The product over the axes; 1 where there is nothing."""
-    return _total(_prod, x, axis, dtype, keepdims)
+    if dtype is None:
+        return _reduce(_prod, x, axis, keepdims)
+    return _reduce_as(dtype, _prod, x, axis, keepdims)
 
 
 def mean(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:

@@ -18,7 +18,8 @@ PN_EXTENSION=$(realpath "$build"/_c*.so) PYTHONPATH=tests/c${PYTHONPATH:+:$PYTHO
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
   "$python" -m pytest -p sanitized tests/test_backend_cpu.py tests/test_kernels_cpu.py \
   tests/test_convolve.py tests/test_pool.py tests/test_attention.py tests/test_sort.py \
-  tests/test_resample.py tests/test_epilogues.py tests/test_lent_gradients.py \
+  tests/test_resample.py tests/test_epilogues.py tests/test_producers.py \
+  tests/test_lent_gradients.py \
   tests/test_rows.py tests/test_operators.py tests/test_nn.py tests/test_nn_more.py \
   -q -k "not test_freed_memory and not wgpu" "$@"  # that build's pool keeps nothing
 

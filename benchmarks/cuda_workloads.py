@@ -36,22 +36,33 @@ class Work(NamedTuple):
     precision: str = "highest"
 
 
-def works(by: int = 1) -> Iterator[Callable[[], Work]]:
-    """The workloads, made when they are called; sizes are divided by `by`."""
-    import portanet as pn
+Maker = Callable[[], Work]
+Normal = Callable[..., np.ndarray]  # of these sizes, divided
+# Rounding of the result: both sides half a unit of the largest, 6 sigma.
+ROUNDED = {"float32": 2e-4, "float16": 1e-2, "bfloat16": 6e-2}
+ATTENTIONS = ("float32", 64), ("bfloat16", 64), ("bfloat16", 128)
 
-    f = pn.nn.functional
+
+def works(by: int = 1) -> Iterator[Maker]:
+    """The workloads, made when they are called; sizes are divided by `by`."""
 
     def normal(*shape: int) -> np.ndarray:
         small = (max(n // by, 8) for n in shape)
         return np.random.default_rng(0).standard_normal((*small,), dtype=np.float32)
 
-    # Rounding of the result: both sides half a unit of the largest, 6 sigma.
-    rounded = {"float32": 2e-4, "float16": 1e-2, "bfloat16": 6e-2}
+    for some in (products, moves, row_works, attentions, convolutions, norm_gradients,
+                 attention_gradients):  # fmt: skip
+        yield from some(normal)
+    for name in STEPS:
+        yield lambda name=name: training_step(name)
+
+
+def products(normal: Normal) -> Iterator[Maker]:
+    """Products of square matrices."""
 
     def product(n: int, dtype: str, precision: str = "highest") -> Work:
         a = normal(n, n)
-        off = rounded[dtype] if precision == "highest" else 2e-2
+        off = ROUNDED[dtype] if precision == "highest" else 2e-2
         return Work(
             f"matmul {n}", (a, a[::-1].copy()), dtype, lambda x, y: x @ y,
             lambda t, x, y: x @ y, flops=2.0 * len(a) ** 3, off=off, precision=precision,
@@ -61,6 +72,13 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
                      (4096, "bfloat16"), (8192, "bfloat16")):  # fmt: skip
         yield lambda n=n, dtype=dtype: product(n, dtype)
     yield lambda: product(4096, "float32", "high")
+
+
+def moves(normal: Normal) -> Iterator[Maker]:
+    """What is bound by memory, of 64M elements."""
+    import portanet as pn
+
+    f = pn.nn.functional
 
     def moving(
         name, ours, theirs, count, passes, off=1e-5, dtype="float32"
@@ -83,6 +101,17 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
     yield moving("sum 64M", lambda x: x.sum(),
                  lambda t, x: x.sum(), 1, 1, off=1e-2)  # fmt: skip
 
+
+def one(x):
+    return np.ones(x.shape[1], np.float32)
+
+
+def row_works(normal: Normal) -> Iterator[Maker]:
+    """Sums, softmax, norms and losses of 8192 rows of 4096."""
+    import portanet as pn
+
+    f = pn.nn.functional
+
     def rows(name, ours, theirs, passes, *others, off=1e-4) -> Callable[[], Work]:
         def made() -> Work:
             x = normal(8192, 4096)
@@ -97,9 +126,6 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
                    lambda t, x, axis=axis: x.sum(axis), 1)  # fmt: skip
     yield rows("softmax", lambda x: f.softmax(x, -1), lambda t, x: t.softmax(x, -1), 2)
 
-    def one(x):
-        return np.ones(x.shape[1], np.float32)
-
     yield rows("layer_norm", lambda x, w, b: f.layer_norm(x, x.shape[-1:], w, b),
                lambda t, x, w, b: t.nn.functional.layer_norm(x, x.shape[-1:], w, b),
                2, one, one)  # fmt: skip
@@ -110,8 +136,16 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
                lambda t, x, y: t.nn.functional.cross_entropy(x, y.long()), 1,
                lambda x: np.arange(len(x), dtype=np.int32) * 7 % x.shape[1])  # fmt: skip
 
-    def wide(width: int) -> str:
-        return f" {width} wide" if width != 64 else ""
+
+def wide(width: int) -> str:
+    return f" {width} wide" if width != 64 else ""
+
+
+def attentions(normal: Normal) -> Iterator[Maker]:
+    """Attention of 64 heads of 2048 rows."""
+    import portanet as pn
+
+    f = pn.nn.functional
 
     def attention(dtype: str, is_causal: bool, width: int) -> Work:
         name = "attention" + wide(width) + " causal" * is_causal
@@ -127,28 +161,37 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             off=1e-3 if dtype == "float32" else 0.2,
         )  # fmt: skip
 
-    attentions = ("float32", 64), ("bfloat16", 64), ("bfloat16", 128)
-    for dtype, width in attentions:
+    for dtype, width in ATTENTIONS:
         for is_causal in (False, True):
             yield lambda how=(dtype, is_causal, width): attention(*how)
 
-    # Gradients of half the squared result, for each input.
-    def gradients(
-        name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3,
-        dtype="float32", precision="highest",
-    ) -> Work:  # fmt: skip
-        every = tuple(range(len(arrays)))
 
-        def mine(*xs):
-            return pn.grad(lambda *xs: (ours(*xs) ** 2).sum() / 2, every)(*xs)[0]
+# Gradients of half the squared result, for each input.
+def gradients(
+    name, arrays, ours, theirs, nbytes=0.0, flops=0.0, off=1e-3,
+    dtype="float32", precision="highest",
+) -> Work:  # fmt: skip
+    import portanet as pn
 
-        def other(t, *xs):
-            xs = [x.detach().requires_grad_() for x in xs]
-            return t.autograd.grad((theirs(t, *xs) ** 2).sum() / 2, xs)[0]
+    every = tuple(range(len(arrays)))
 
-        return Work(
-            name, arrays, dtype, mine, other, nbytes, flops, off, precision=precision
-        )
+    def mine(*xs):
+        return pn.grad(lambda *xs: (ours(*xs) ** 2).sum() / 2, every)(*xs)[0]
+
+    def other(t, *xs):
+        xs = [x.detach().requires_grad_() for x in xs]
+        return t.autograd.grad((theirs(t, *xs) ** 2).sum() / 2, xs)[0]
+
+    return Work(
+        name, arrays, dtype, mine, other, nbytes, flops, off, precision=precision
+    )
+
+
+def norm_gradients(normal: Normal) -> Iterator[Maker]:
+    """Gradients of layer and batch norm."""
+    import portanet as pn
+
+    f = pn.nn.functional
 
     def layer_norm_gradients() -> Work:
         x = normal(8192, 1024)
@@ -168,7 +211,17 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             nbytes=9 * 4.0 * x.size,
         )  # fmt: skip
 
-    def attention_gradients(dtype: str, width: int) -> Work:
+    yield layer_norm_gradients
+    yield batch_norm_gradients
+
+
+def attention_gradients(normal: Normal) -> Iterator[Maker]:
+    """Gradients of attention."""
+    import portanet as pn
+
+    f = pn.nn.functional
+
+    def one_of(dtype: str, width: int) -> Work:
         name = f"attention gradients{wide(width)}"
         q = normal(4, 16, 2048, width)
         batch, heads, length, width = q.shape
@@ -178,6 +231,16 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
             flops=14.0 * batch * heads * length**2 * width,
             off=1e-3 if dtype == "float32" else 0.2, dtype=dtype,
         )  # fmt: skip
+
+    for how in ATTENTIONS:
+        yield lambda how=how: one_of(*how)
+
+
+def convolutions(normal: Normal) -> Iterator[Maker]:
+    """Convolutions and their gradients."""
+    import portanet as pn
+
+    f = pn.nn.functional
 
     # The stages of a ResNet, and one whose stride leaves places out: images, channels,
     # width, stride; of the gradients one half is the input's, the other the weight's.
@@ -197,7 +260,7 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
         def theirs(t, x, w):
             return t.nn.functional.conv2d(x, w, None, stride, 1)
 
-        off = rounded[dtype] if precision == "highest" else 2e-2
+        off = ROUNDED[dtype] if precision == "highest" else 2e-2
         if not has_gradients:
             return Work(name, (x, w), dtype, ours, theirs, 0, flops, off, precision)
         return gradients(
@@ -213,13 +276,6 @@ def works(by: int = 1) -> Iterator[Callable[[], Work]]:
     yield lambda: convolution(shapes[0], *kinds[1], False)
     for dtype, precision in kinds:
         yield lambda d=dtype, p=precision: convolution(shapes[1], d, p, True)
-
-    yield layer_norm_gradients
-    yield batch_norm_gradients
-    for how in attentions:
-        yield lambda how=how: attention_gradients(*how)
-    for name in STEPS:
-        yield lambda name=name: training_step(name)
 
 
 def training_step(name: str) -> Work:

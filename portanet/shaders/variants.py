@@ -332,13 +332,15 @@ def _padded(words: tuple) -> tuple:
     return words + (0,) * (REDUCE_WORDS - len(words))
 
 
-def _chunk(kept: int, reduced: int, by_rows: bool) -> int:
-    """How many elements a chunk has; `reduced` if it is not worth a second pass."""
+def _chunk(kept: int, reduced: int, by_rows: bool, is_made: bool) -> int:
+    """How many elements a chunk has; `reduced` if it is not worth a second pass. Elements
+    that are made keep a thread busy for longer, so more threads have fewer."""
     if by_rows:
         few = kept < 128 and reduced >= 16384
         return max(4096, _groups(reduced, 256)) if few else reduced
     few = kept < 16384 and reduced >= 1024 or reduced > 8192
-    return max(256, _groups(reduced, 1024)) if few else reduced
+    least = 64 if is_made else 256
+    return max(least, _groups(reduced, 1024)) if few else reduced
 
 
 def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) -> Step:
@@ -371,7 +373,7 @@ def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     strides = words[5 + 2 * kept_rank + reduced_rank :][:reduced_rank]
     is_along = bool(strides) and abs(_signed(strides[-1])) <= 1
     by_rows = not on_cpu and reduced >= 64 and (is_along or kept < 256)
-    chunk = _chunk(kept, reduced, by_rows)
+    chunk = _chunk(kept, reduced, by_rows, program.has_producer)
     if chunk >= reduced:
         text = _reduce_text(program, False, False)
         step = _reduce_step(

@@ -157,6 +157,10 @@ TYPES = [
         "index: only a 0-d integer tensor is an index",
     ),
     (lambda x: pn.one_hot(x.astype("int32"), 3.5), "one_hot: 'float' object cannot"),
+    (
+        lambda x: x.__setitem__(0, None),
+        "assignment: the value is a number or a tensor, not NoneType",
+    ),
     (lambda x: pn.pad(x, 1.5), "pad: pad_width is made of integers, not 1.5"),
     (lambda x: pn.pad(x, 1 << 70), "pad: pad_width is made of integers"),
     (lambda x: pn.einsum(5, x), "einsum: the equation is a str, not int"),
@@ -500,6 +504,16 @@ def test_a_terabyte_that_needs_no_memory_is_allowed(device):
     assert x.nbytes == 1 << 40
     assert x[5:7, 3].tolist() == [0, 0]
     assert "..." in repr(x)
+
+
+def test_a_number_that_a_dtype_lacks_is_not_assigned(device):
+    x = pn.ones(2, dtype="int32", device=device)
+    for value, error in ((float("nan"), ValueError), (1 << 40, OverflowError)):
+        with pytest.raises(error, match=f"assignment: {value} has no int32 value"):
+            x[0] = value
+    x[0] = np.array(3)
+    x[1] = np.float32(2.0)
+    assert x.tolist() == [3, 2]
 
 
 HUGE = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -477,9 +478,7 @@ def setitem(x: Any, key: Any, value: Any) -> Any:
     """x with x[key] replaced by the value, which broadcasts: a new tensor."""
     parts = _expand_key(x, key)
     if not _is_tensor(value):
-        value = x.constant(value, x.dtype) if np.ndim(value) == 0 else None
-        if value is None:
-            raise TypeError("assignment: the value is a number or a tensor")
+        value = _number(x, value)
     if len(parts) == 1 and _is_tensor(parts[0]) and value.ndim == 0:
         if parts[0].dtype.kind == "bool" and parts[0].shape == x.shape:
             return e.astype(e.where(parts[0], value, x), x.dtype)
@@ -491,6 +490,21 @@ def setitem(x: Any, key: Any, value: Any) -> Any:
             value = reshape(broadcast_to(value, shape), counts)
         return _put(x, value, region=region) if region else e.astype(value, x.dtype)
     return _put_at(x, _masks_to_indices(x, parts), value)
+
+
+def _number(x: Any, value: Any) -> Any:
+    """A number that is assigned, as a 0-d value of x's dtype."""
+    if isinstance(value, np.ndarray | np.generic) and not value.ndim:
+        value = value.item()
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"assignment: the value is a number or a tensor, not {type(value).__name__}"
+        )
+    try:
+        return x.constant(value, x.dtype)
+    except (OverflowError, ValueError) as error:
+        why = f"assignment: {value} has no {x.dtype.name} value"
+        raise type(error)(why) from None
 
 
 def _put_at(x: Any, parts: list[Any], value: Any) -> Any:

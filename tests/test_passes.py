@@ -11,7 +11,7 @@ from portanet.autograd import tensor_of
 from portanet.arrays import Handle, from_numpy, layout
 from portanet.autograd.tape import mode
 from portanet.compiler import fold, fuse, hoist, inline, memory, order
-from portanet.compiler import regions, share, sums, turn
+from portanet.compiler import prove, regions, share, sums, turn
 from portanet.compiler.graph import Graph, Work, dependencies, lower
 from portanet.compiler.lazy import Tracer
 from portanet.compiler.plan import Plan, optimise
@@ -733,6 +733,63 @@ def test_a_state_is_replaced_after_its_last_reader(place):
     order.reorder(graph, {new.slot: old.slot})
     assert [w.label for w in graph.work] == ["reads", "replaces"]
     assert memory.in_place(graph, {new.slot: old.slot}) == {new.slot: old.slot}
+
+
+def embedding(place, index_of_scatter=0):
+    """A table's rows are gathered, summed, and its gradient scattered; another state is
+    replaced at the end, by work that needs neither."""
+    graph = Graph(place)
+    rows, picks = layout((8, 4), float32, place), layout((6,), int32, place)
+    table, state, new = (Handle(graph.slot(128), rows) for _ in range(3))
+    indices = [Handle(graph.slot(24), picks) for _ in range(2)]
+    for h in (table, state, new):
+        graph.slots[h.slot].kept = True
+    double, words = (
+        trace(lambda x: x + x, (float32,)),
+        (1, 6, 4, 8, 0, 0, 4, 1, 0, 0, 1, 0),
+    )
+    out = Handle(graph.slot(96), layout((1, 6, 4), float32, place))
+    kernels = [
+        Program(kernel, (float32,), (float32, int32))
+        for kernel in ("gather", "scatter")
+    ]
+    graph.work = [
+        Work([out], [table, indices[0]], "gather", "", None, kernels[0], words),
+        Work(
+            [table],
+            [out, indices[index_of_scatter]],
+            "scatter",
+            "",
+            None,
+            kernels[1],
+            words,
+        ),
+        Work([new], [state], "replaces", "", double),
+    ]
+    return graph, {new.slot: state.slot}
+
+
+def test_a_scatter_to_indices_that_were_gathered_from_stops_nothing(place):
+    graph, pairs = embedding(place)
+    prove.prove(graph)
+    assert [w.can_fault for w in graph.work] == [True, False, False]
+    order.reorder(graph, pairs, one_by_one=True)
+    assert [w.label for w in graph.work] == ["gather", "replaces", "scatter"]
+    assert memory.in_place(graph, pairs) == pairs
+
+
+def test_a_scatter_to_other_indices_may_stop_a_step(place):
+    graph, pairs = embedding(place, index_of_scatter=1)
+    prove.prove(graph)
+    order.reorder(graph, pairs, one_by_one=True)
+    assert [w.label for w in graph.work] == ["gather", "scatter", "replaces"]
+
+
+def test_many_states_are_replaced_by_one_launch_at_the_end(place):
+    graph, pairs = embedding(place)
+    prove.prove(graph)
+    order.reorder(graph, pairs)
+    assert [w.label for w in graph.work] == ["gather", "scatter", "replaces"]
 
 
 def test_a_state_that_is_passed_on_as_it_is_is_not_overwritten(place):

@@ -51,6 +51,7 @@ class Work:
     row: int = 0  # elements of a row, of an expression that has rows
     epilogue: Expression | None = None
     producer: Producer | None = None
+    proven: bool = False  # bad data would have stopped work before it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,7 +70,7 @@ class Work:
     def can_fault(self) -> bool:
         """Whether bad data can stop it."""
         known = self.program if self.expression is None else self.expression
-        return known.can_fault  # type: ignore[union-attr]
+        return not self.proven and known.can_fault  # type: ignore[union-attr]
 
 
 @dataclass(eq=False)

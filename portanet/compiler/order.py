@@ -2,7 +2,8 @@
 
 Work that frees memory runs as soon as it can, else the order stays. A state is replaced
 after its last reader and after all work that bad data can stop, so that it may be written
-in place; where the given order says otherwise, it stands.
+in place; where the given order says otherwise, it stands. On a device that replaces states
+one by one, that is as soon as it can be, while a gradient is in a cache.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from . import memory
 from .graph import Graph, Work, dependencies
 
 
-def reorder(graph: Graph, replaced: dict[int, int]) -> None:
-    """`replaced`: slot of a new value -> slot of the state that it will replace."""
+def reorder(graph: Graph, replaced: dict[int, int], one_by_one: bool = False) -> None:
+    """`replaced`: slot of a new value -> slot of the state that it will replace; these are
+    replaced `one_by_one`, or many by one launch."""
     before = graph.work
     needs = dependencies(before)
     _after_readers(graph, needs, replaced)
     old = memory.plan(graph).nbytes
-    graph.work = [before[i] for i in _order(graph, needs)]
+    soon = {
+        i
+        for i, w in enumerate(before)
+        if one_by_one and any(h.slot in replaced for h in w.outs)
+    }
+    graph.work = [before[i] for i in _order(graph, needs, soon)]
     if memory.plan(graph).nbytes > old:
         graph.work = before
 
@@ -34,9 +41,11 @@ def _after_readers(
             if h.slot in replaced:
                 first = [*readers.get(replaced[h.slot], ()), *faults]
                 needs[i].update(k for k in first if k < i)
+        if w.proven:
+            needs[i].update(k for k in faults if k < i)
 
 
-def _order(graph: Graph, needs: list[set[int]]) -> list[int]:
+def _order(graph: Graph, needs: list[set[int]], soon: set[int]) -> list[int]:
     live = _Live(graph)
     users: list[list[int]] = [[] for _ in needs]
     for i, group in enumerate(needs):
@@ -44,11 +53,18 @@ def _order(graph: Graph, needs: list[set[int]]) -> list[int]:
             users[k].append(i)
     missing = [len(group) for group in needs]
     done = [False] * len(needs)
-    ready = [i for i, n in enumerate(missing) if n == 0]
-    freeing = [i for i in ready if live.growth(i) < 0]
-    made = []
-    while ready or freeing:
-        i = heapq.heappop(freeing or ready)
+    made: list[int] = []
+    ready: list[tuple[int, int]] = []  # rank, work
+
+    def offer(k: int) -> None:
+        if not done[k] and not missing[k]:
+            rank = 0 if k in soon else 1 if live.growth(k) < 0 else 2
+            heapq.heappush(ready, (rank, k))
+
+    for i in range(len(needs)):
+        offer(i)
+    while ready:
+        _, i = heapq.heappop(ready)
         if done[i]:
             continue
         done[i] = True
@@ -57,11 +73,9 @@ def _order(graph: Graph, needs: list[set[int]]) -> list[int]:
         for k in users[i]:
             missing[k] -= 1
             if not missing[k]:
-                heapq.heappush(ready, k)
                 fewer.add(k)
         for k in fewer:
-            if not done[k] and not missing[k] and live.growth(k) < 0:
-                heapq.heappush(freeing, k)
+            offer(k)
     assert len(made) == len(needs), "work needs itself"
     return made
 

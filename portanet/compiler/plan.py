@@ -23,7 +23,7 @@ from . import (
     pack,
     recompute,
 )
-from . import regions, share, sums, turn, unturn
+from . import prove, regions, share, sums, turn, unturn
 from .epilogue import give_epilogues
 from .graph import Graph, program_of
 from .lazy import Source
@@ -68,7 +68,8 @@ def optimise(
     give_producers(graph, most)
     fold.simplify(graph)
     share.drop_unread(graph)
-    order.reorder(graph, pairs)
+    prove.prove(graph)
+    order.reorder(graph, pairs, one_by_one=not packs)
     if memory_limit is not None:
         shared = _written_in_place(graph, pairs)
         fresh = {h.slot for h in graph.results} - set(shared)

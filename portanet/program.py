@@ -47,7 +47,8 @@ wgpu). Sizes, strides and offsets count elements. Rank-1 to rank-3 views are cal
                 kept: the gates i f g o of lstm; r z n and q = b_q + h w_n^T of gru.
                 "backward": gx (steps, batch, gates size; gru: r z n q), gh0, [lstm: gc0] of
                 g, the gradient of h[1:], and [lstm: that of the last c, kept, c,] [gru:
-                kept, h,] [else h,] w.
+                kept, h,] [else h,] w.  "inputs", of backends that leave it out: the same
+                where nobody reads gh0, which is left as it is.
   scan          outer, n, inner, offset, outer_stride, axis_stride, inner_stride. Output
                 contiguous (outer, n, inner). options: (which, mode): which is sum, prod,
                 logsumexp, or argmax or argmin, the last place, int32, of the extreme so far,
@@ -157,7 +158,9 @@ class Program:
         pairs = {
             "lstm forward": ((2, 0),),  # kept over x
             "lstm backward": ((0, 2),),  # gx over kept
+            "lstm inputs": ((0, 2),),
             "gru backward": ((0, 1),),
+            "gru inputs": ((0, 1),),
         }
         return pairs.get(" ".join(self.options), ())
 
@@ -325,6 +328,7 @@ class Backend(Protocol):
     long_rows: int  # so many rows at least may have any length; may be missing
     formulas_first: bool  # an operator that has both runs its formula, not its kernel
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
+    leaves_out: frozenset[str]  # kernels that leave out what nobody reads; the same
     # Whether a reduction of these words computes what it reduces, which is of this dtype and
     # contiguous; without the attribute, none does.
     produces: Callable[[Dtype, Sequence[int]], bool]

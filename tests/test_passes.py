@@ -705,6 +705,18 @@ def test_two_thousand_pieces_are_planned_in_half_a_second(place):
         assert all(position.get(h.slot, -1) < i for h in w.ins)
 
 
+@pytest.mark.parametrize(("read", "way"), [((0, 1, 2), "backward"), ((0,), "inputs")])
+def test_a_gradient_of_the_first_state_that_nobody_reads_is_left_out(place, read, way):
+    place.backend.leaves_out = frozenset({"recurrent"})
+    graph = Graph(place)
+    made = [Handle(graph.slot(64), layout((16,), float32, place)) for _ in range(4)]
+    program = Program("recurrent", (float32,) * 3, (float32,), ("lstm", "backward"))
+    graph.work = [Work(made[:3], made[3:], "lstm_backward", "", None, program)]
+    graph.results = [made[k] for k in read]
+    share.drop_unread(graph)
+    assert graph.work[0].program.options == ("lstm", way)
+
+
 # Order and memory ------------------------------------------------------------------------------------------------
 
 

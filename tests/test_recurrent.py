@@ -455,3 +455,29 @@ def test_sizes_about_the_kernels_blocks(kind, size, device):
     y = layer(pn.tensor(x, device=device))[0].numpy()
     want = np.stack([reference(kind, layer, x[:, b])[0] for b in range(15)], 1)
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
+
+
+@every_kind
+@pytest.mark.parametrize("wants_state", [False, True])
+def test_a_compiled_gradient_of_the_first_state_is_made_where_it_is_read(
+    device, kind, wants_state
+):
+    layer = KINDS[kind](6, 40, device=device)
+    x = pn.randn(5, 3, 6, device=device)
+    first = pn.randn(1, 3, 40, device=device, requires_grad=wants_state)
+    read = [*layer.parameters(), *([first] if wants_state else [])]
+
+    def step(x):
+        for p in read:
+            p.grad = None
+        state = (first, first) if kind == "lstm" else first
+        (layer(x, state)[0] ** 2).sum().backward()
+
+    step(x)
+    want = [p.grad.numpy() for p in read]
+    compiled = pn.compile(step)
+    compiled(x)
+    compiled(x)
+    # As eager steps, but that sums of other lengths may be combined in another order.
+    for p, w in zip(read, want, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-5, atol=1e-5)

@@ -56,6 +56,7 @@ typedef struct {
     int64_t stride;  // of the rows of `state`: not of a power of 2, for the cache's sets
     int64_t units;           // blocks of the state
     int64_t groups, height;  // blocks of the batch, and the rows of one
+    bool wants_first;        // backward: the gradient of the first state
     bool by_unit;            // whether pieces are numbered by unit first, or by group
     void *panels;    // weights: [unit][gate][l][UNIT]
     void *state[2];  // what the weights are multiplied with, of this step and the last
@@ -104,6 +105,7 @@ void PN_KERNEL(recurrent)(const pn_args *args) {
     r.groups = divided_up(r.rows, TILE_ROWS);
     r.height = divided_up(r.rows, r.groups);
     bool is_forward = args->options[1][0] == 'f';
+    r.wants_first = args->options[1][0] == 'b';
     if (args->dtypes[0] == PN_FLOAT64)
         run_f64(&r, is_forward);
     else

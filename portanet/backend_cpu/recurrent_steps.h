@@ -436,7 +436,7 @@ static void TYPE(run)(recurrence *r, bool is_forward) {
             pn_parallel_for(pieces, grain, TYPE(step_forward), r);
     } else {
         TYPE(begin_backward)(r);
-        for (r->step = r->steps - 1; r->step >= -1; r->step--)
+        for (r->step = r->steps - 1; r->step >= (r->wants_first ? -1 : 0); r->step--)
             pn_parallel_for(pieces, grain, TYPE(step_backward), r);
     }
     pn_free(memory, nbytes);

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..arrays import Handle
+from ..program import Program
 from ..scalars import Expression, finish, Builder
 from .absorb import emit
 from .graph import Graph, Work
@@ -89,6 +91,7 @@ def _copies(w: Work) -> bool:
 def drop_unread(graph: Graph) -> None:
     """Forget work, and outputs of work, that nobody reads."""
     needed = {h.slot for h in graph.results}
+    able = getattr(graph.device.backend, "leaves_out", ())
     kept = []
     for w in reversed(graph.work):
         used = [h.slot in needed for h in w.outs]
@@ -96,9 +99,19 @@ def drop_unread(graph: Graph) -> None:
             continue
         if w.expression is not None and any(used) and not all(used):
             _keep_outputs(w, [k for k, u in enumerate(used) if u])
+        elif w.program is not None and w.program.kernel in able:
+            w.program = _without(w.program, used)
         needed.update(h.slot for h in w.ins)
         kept.append(w)
     graph.work = kept[::-1]
+
+
+def _without(program: Program, used: list[bool]) -> Program:
+    """A kernel that does not compute what nobody reads, where it knows how."""
+    cell, way = program.options
+    if way == "backward" and not used[1]:
+        return replace(program, options=(cell, "inputs"))
+    return program
 
 
 def _keep_outputs(w: Work, keep: list[int]) -> None:

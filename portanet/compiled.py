@@ -148,6 +148,12 @@ class Trace:
         found = (self.grads, self.handles)
         self.seen = [[now for _, now in pairs] for pairs in found]
         device = ends[0].device if ends else default_device()
+        for end in ends:
+            if end.device is not device:
+                raise TraceError(
+                    f"compile: the function returns or assigns tensors on {device} and on "
+                    f"{end.device}; a compiled function stays on one device"
+                )
         graph = lower(device, tracer.calls, ends)
         replaced = {
             states + k: tracer.states[id(t)][1].origin

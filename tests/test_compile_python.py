@@ -12,6 +12,7 @@ import portanet as pn
 from portanet import nn, optim
 from portanet.compiler.lazy import TraceError
 from portanet.optim import lr_scheduler
+from tests.conftest import PRESENT
 
 
 def ones(*shape):
@@ -310,13 +311,13 @@ def test_a_cast_of_a_module_in_a_trace_is_refused():
 def test_a_module_may_be_made_inside():
     @pn.compile
     def run(x):
-        pn.manual_seed(1)
         return nn.Linear(2, 3)(x).detach()
 
     x = pn.randn(4, 2)
     pn.manual_seed(1)
     want = nn.Linear(2, 3)(x).numpy()
     for _ in range(2):
+        pn.manual_seed(1)
         np.testing.assert_allclose(run(x).numpy(), want, rtol=1e-6)
     assert len(run.reasons) == 1
 
@@ -470,6 +471,20 @@ def test_a_rate_that_is_read_as_a_number_is_the_one_of_the_day():
     alike(run(), [1, 1])
     rule.param_groups[0]["lr"] = 0.5
     alike(run(), [0.5, 0.5])
+
+
+@pytest.mark.skipif(len(PRESENT) < 2, reason="a second device is needed")
+def test_a_function_that_assigns_on_two_devices_is_refused():
+    a, b = (pn.zeros(2, device=d) for d in PRESENT[:2])
+
+    def step():
+        a.assign(a + 1)
+        b.assign(b + 1)
+
+    with pytest.raises(TraceError, match="on .* and on .*stays on one device"):
+        pn.compile(step)()
+    alike(a, [0, 0])
+    alike(b, [0, 0])
 
 
 # Threads ---------------------------------------------------------------------------------------

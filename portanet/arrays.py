@@ -155,6 +155,14 @@ class Array:
         read = x.device.backend.read
         return read(self.buffer, x.dtype, x.offset, x.size).reshape(x.shape)
 
+    def item(self) -> Any:
+        """The value of the one element. Waits for the device."""
+        x = self.layout
+        read = getattr(x.device.backend, "item", None)
+        if read is None:
+            return self.numpy().item()
+        return read(self.buffer, x.dtype, x.offset)
+
     def to(self, device: Device) -> Array:
         """The same values on another device."""
         return (

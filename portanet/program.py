@@ -329,6 +329,9 @@ class Backend(Protocol):
     formulas_first: bool  # an operator that has both runs its formula, not its kernel
     epilogues: frozenset[str]  # kernels that take one; without the attribute, none does
     leaves_out: frozenset[str]  # kernels that leave out what nobody reads; the same
+
+    # The value of one element; without the attribute, `read` gives it.
+    item: Callable[[Any, Dtype, int], Any]
     # Whether a reduction of these words computes what it reduces, which is of this dtype and
     # contiguous; without the attribute, none does.
     produces: Callable[[Dtype, Sequence[int]], bool]

@@ -132,6 +132,35 @@ def test_a_recurrent_step_computes_the_same(device, layer, monkeypatch):
 
 
 @pytest.mark.parametrize("device", PRESENT)
+def test_what_may_stop_a_step_is_written_over_what_it_is_made_of(device, monkeypatch):
+    monkeypatch.setattr(overlay, "LEAST", 1)
+    with pn.device(device):
+        head = nn.Linear(6, 20)
+    x = pn.tensor(RNG.normal(size=(9, 6)).astype("float32"), device=device)
+    good = pn.tensor(RNG.integers(0, 20, 9).astype("int32"), device=device)
+
+    def step(x, classes):
+        head.zero_grad()
+        loss = pn.cross_entropy(head(x), classes)
+        loss.backward()
+        return loss.detach()
+
+    loss, grads = step(x, good).item(), [p.grad.numpy() for p in head.parameters()]
+    replay = pn.compile(step)
+    for _ in range(2):
+        assert replay(x, good).item() == pytest.approx(loss, rel=1e-6)
+        with pytest.raises(IndexError, match="cross_entropy: index 20 is out of range"):
+            replay(x, good + 20 - good[0]).item()
+    replay(x, good)
+    for p, want in zip(head.parameters(), grads, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), want, rtol=1e-5, atol=1e-7)
+    if device == "cpu":
+        plans = [p for p in gc.get_objects() if isinstance(p, Plan)]
+        over = [w for p in plans for w in p.graph.work if writes_over(p, w)]
+        assert any(w.can_fault for w in over)
+
+
+@pytest.mark.parametrize("device", PRESENT)
 def test_softmax_over_what_it_is_made_of(device, monkeypatch):
     monkeypatch.setattr(overlay, "LEAST", 1)
     x, w = (

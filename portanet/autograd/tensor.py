@@ -362,7 +362,7 @@ class Tensor(Methods):
             raise ValueError(
                 f"item: a tensor of shape {self.shape} has {self.size} elements"
             )
-        return self.numpy().reshape(()).item()
+        return self._read().item()
 
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""

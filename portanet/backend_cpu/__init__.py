@@ -7,7 +7,7 @@ import platform
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,6 +29,15 @@ except ImportError as error:
         "Windows: LLVM's clang) "
         "and then: pip install --force-reinstall --no-cache-dir portanet"
     ) from error
+
+# How the struct module reads one element; bfloat16 is NumPy's.
+ITEM = {
+    name: struct.Struct(letter)
+    for name, letter in {
+        "bool": "?", "uint8": "B", "int32": "i", "uint32": "I", "int64": "q",
+        "float16": "e", "float32": "f", "float64": "d",
+    }.items()
+}  # fmt: skip
 
 num_threads = _c.num_threads
 set_num_threads = _c.set_num_threads
@@ -95,6 +104,12 @@ class Backend:
         start = offset * dtype.itemsize
         view: Any = buffer
         return np.frombuffer(view, dtype.numpy, count, start).copy()
+
+    def item(self, buffer: _c.Buffer, dtype: Dtype, offset: int) -> Any:
+        layout = ITEM.get(dtype.name)
+        if layout is None:
+            return self.read(buffer, dtype, offset, 1).item()
+        return layout.unpack_from(cast(Any, buffer), offset * dtype.itemsize)[0]
 
     sums_rows = True
     leaves_out = frozenset({"recurrent"})  # kernels that leave out what nobody reads

@@ -122,6 +122,8 @@ class Lazy:
             "the function is traced; return the tensor and read it outside, or use where()"
         )
 
+    item = numpy
+
     def to(self, device: Device) -> Lazy:
         if device is self.device:
             return self

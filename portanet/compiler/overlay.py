@@ -41,7 +41,7 @@ def overlays(graph: Graph, spans: Mapping[int, tuple[int, int]]) -> dict[int, in
 def _reads_before_it_writes(w: Work, k: int, out: Handle, slot: int) -> bool:
     """Whether the launch has read each element of `slot` when it writes that of output k,
     which is all of its slot, in the same place."""
-    if w.can_fault or sum(h.slot == out.slot for h in w.outs) > 1:
+    if sum(h.slot == out.slot for h in w.outs) > 1:
         return False
     numbers = [i for i, h in enumerate(w.ins) if h.slot == slot]
     if w.program is not None:

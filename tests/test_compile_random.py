@@ -372,7 +372,7 @@ DIFFERENTIABLE = [
 
 
 def has(device, name):
-    return getattr(pn, name) in pn.device(device).__enter__().backend.dtypes
+    return getattr(pn, name) in pn.device(device).device.backend.dtypes
 
 
 def as_float(x):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet import nn, optim
 
 COLUMNS = [(4096, 64), (640, 100), (257, 8), (3000, 33)]
 PLANES = [(5, 3, 20, 33), (9, 12, 24, 130)]
@@ -221,5 +222,28 @@ def test_reductions_of_one_formula_go_side_by_side(name, device):
         np.testing.assert_array_equal(got.numpy(), alone.numpy())
     if device == "cuda":
         assert len(next(iter(run.traces.values()))[0].plan.launches) == 1
-    elif device == "wgpu":  # seven buffers
-        assert len(next(iter(run.traces.values()))[0].plan.launches) == 2
+    elif (
+        device == "wgpu"
+    ):  # nine buffers; at WebGPU's default limits a launch has seven
+        few = xs[0].device.backend.max_operands < 9
+        assert len(next(iter(run.traces.values()))[0].plan.launches) == 1 + few
+
+
+@pytest.mark.usefixtures("variants")
+def test_reductions_that_take_two_steps_keep_their_place_beside_others(device):
+    layer = nn.ParameterList([nn.Parameter(pn.zeros(n, device=device)) for n in (4, 1)])
+    optimizer = optim.Adam(layer.parameters(), lr=0.1)
+    x, y = drawn(device, (4, 4, 8, 8), (4, 1, 16, 16))
+
+    def step(x, y):  # the gradients lie in one buffer, that of many terms not first
+        optimizer.zero_grad()
+        sums = (x * x).sum((0, 2, 3)), y.sum((0, 2, 3))
+        sum((p * s).sum() for p, s in zip(layer, sums, strict=True)).backward()
+        optimizer.step()
+
+    for _ in range(2):
+        step(x, y)
+        want = [p.grad.numpy() for p in layer]
+        pn.compile(step)(x, y)
+        for p, w in zip(layer, want, strict=True):
+            np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-5, atol=1e-4)

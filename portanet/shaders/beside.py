@@ -45,10 +45,11 @@ def plan(
     words: Sequence[int],
     plan_one: Callable[[Program, tuple], Plan],
     text: Callable[[Program, bool, bool], str],
-    room: int,
+    room_of: Callable[[Program], int],
 ) -> Plan:
     """Those that take the same steps go side by side. `text`: of a program that reads, and
-    that writes partial results; `room`: words that a step of one has."""
+    that writes partial results; `room_of`: words that a step of one of a program's copies
+    has."""
     copies = program.copies_of(words)
     plans = [plan_one(m, one) for m, (_, one) in zip(program.members, copies)]
     alike: dict[tuple, list[int]] = {}
@@ -58,6 +59,7 @@ def plan(
     temporary = 0
     for key, chosen in alike.items():
         some, operands = _some(program, chosen)
+        room = room_of(some)
         start = [temporary // 4]
         for c in chosen:
             temporary += plans[c].temporary

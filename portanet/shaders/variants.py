@@ -365,8 +365,7 @@ def _reduce_step(program, words, chunks, chunk, total, by_rows, text, operands) 
 def _reduce(program: Program, words: tuple, on_cpu: bool = False) -> Plan:
     if program.copies:
         one = functools.partial(_reduce, on_cpu=on_cpu)
-        room = _reduce_room(program)
-        return beside.plan(program, words, one, _reduce_text, room)
+        return beside.plan(program, words, one, _reduce_text, _reduce_room)
     kept, reduced, kept_rank, reduced_rank = words[:4]
     if kept == 0:
         return Plan(())

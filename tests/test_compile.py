@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import portanet as pn
+from portanet import compiled
 from portanet.compiler.lazy import TraceError
 from portanet.ops import optimise
 from tests.conformance import as_tuple, cases_on, check_value, typed, wide
@@ -327,6 +328,36 @@ def test_verify_compares_with_eager_and_leaves_states_right(device):
         run(x, y), step(x, y)
     for a, b in zip(weights, plain, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["result 0", "state or gradient 0"])
+def test_verify_finds_a_plan_that_is_wrong(device, monkeypatch, what):
+    replay, state = compiled.Trace.replay, pn.ones(4, device=device)
+
+    def wrong(trace, tensors):
+        out = replay(trace, tensors)
+        if what == "result 0":
+            return out * 1.01
+        state.value = (state * 1.01).value
+        return out
+
+    def step(x):
+        state.assign(state + x)
+        return state * x
+
+    monkeypatch.setattr(compiled.Trace, "replay", wrong)
+    with pytest.raises(RuntimeError, match=f"verify: {what} of shape"):
+        pn.compile(step, verify=True)(pn.ones(4, device=device))
+
+
+def test_verify_allows_what_rounding_moves_and_no_more():
+    want = np.float32([1e-9, -2e-9, 3e-9])
+    other, off = np.float32([-2e-9, 1e-9, 2e-9]), np.float32([0.1, 0, 0])
+    compiled._check_close(0, 1, got=-want, want=want, nudged=other)
+    with pytest.raises(RuntimeError, match="result 0 of shape"):
+        compiled._check_close(0, 1, got=-want, want=want, nudged=want)
+    with pytest.raises(RuntimeError, match="result 0 of shape"):
+        compiled._check_close(0, 1, got=want + off, want=want, nudged=other)
 
 
 def test_explaining_before_the_first_call_says_what_to_do():

@@ -24,11 +24,7 @@ def inline(graph: Graph, max_operands: int) -> None:
         if not _may_vanish(graph, p, writers):
             continue
         at = readers.get(p.outs[0].slot, [])
-        if not stable(p, i, max(at, default=i), writers):
-            continue
-        if kernels[max(at, default=i)] > kernels[i] and cost.lingers(
-            graph, p, lambda slot: len(readers[slot])
-        ):
+        if not may_wait(graph, i, max(at, default=i), writers, readers, kernels):
             continue
         made = _into_all(p, [work[j] for j in at], max_operands)
         if made is None:
@@ -57,9 +53,21 @@ def _may_vanish(graph: Graph, p: Work, writers: dict[int, list[int]]) -> bool:
     return not graph.slots[slot].kept and len(writers[slot]) == 1
 
 
-def stable(p: Work, first: int, last: int, writers: dict[int, list[int]]) -> bool:
-    """Whether what p reads stays as it is until its last reader runs."""
-    return not any(first < k < last for h in p.ins for k in writers.get(h.slot, ()))
+def may_wait(
+    graph: Graph,
+    first: int,
+    last: int,
+    writers: dict[int, list[int]],
+    readers: dict[int, list[int]],
+    kernels: list[int],
+) -> bool:
+    """Whether work `first` may be done where its last reader runs: what it reads is still
+    as it was, and no more of it waits than it makes."""
+    p = graph.work[first]
+    if any(first < k < last for h in p.ins for k in writers.get(h.slot, ())):
+        return False
+    is_far = kernels[last] > kernels[first]
+    return not (is_far and cost.lingers(graph, p, lambda slot: len(readers[slot])))
 
 
 def _into_all(p: Work, readers: list[Work | None], max_operands: int):

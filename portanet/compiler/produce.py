@@ -16,7 +16,7 @@ from ..scalars import Builder, Expression, finish
 from . import cost
 from .absorb import absorb, emit
 from .graph import Graph, Producer, Work
-from .inline import stable
+from .inline import may_wait
 from .share import prune_outputs
 from .walk import is_whole
 
@@ -39,11 +39,7 @@ def give_producers(graph: Graph, max_operands: int) -> None:
         at = [j for h in p.outs for j in readers.get(h.slot, [])]
         if not 0 < len(set(at)) == len(at) <= MAX_READERS:
             continue
-        if not stable(p, i, max(at), writers):
-            continue
-        if kernels[max(at)] > kernels[i] and cost.lingers(
-            graph, p, lambda slot: len(readers[slot])
-        ):
+        if not may_wait(graph, i, max(at), writers, readers, kernels):
             continue
         # Each reader makes the one result that it reads.
         one = [prune_outputs(p, [k]) if p.outs[1:] else p for k in range(len(p.outs))]
